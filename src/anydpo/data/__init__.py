@@ -1,0 +1,1 @@
+"""Preference data: any dialect in, canonical pairs inside, any dialect out."""
