@@ -1,0 +1,133 @@
+"""The preference stage: one optimiser step over a batch of pairs, in as many forward passes as it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anydpo_trainer.batch import Batch, Encoded, Plan, collate, micro_batches
+from anydpo_trainer.config import Config
+from anydpo_trainer.engine import Engine
+from anydpo_trainer.errors import TrainerError
+from anydpo_trainer.logprobs import TokenScores, pair_scores, score_tokens
+from anydpo_trainer.losses import Scores, pair_losses
+from anydpo_trainer.metrics import PAIR_METRICS, TOKEN_METRICS, Sums, add_pairs, add_tokens
+from anydpo_trainer.reference import ReferenceLogps
+
+
+class DpoStage:
+    """The pairs, the policy, and what the reference says of them."""
+
+    name = "dpo"
+    prefix = "train"
+
+    def __init__(
+        self, model: Any, pairs: Sequence[Encoded], config: Config, engine: Engine, reference: ReferenceLogps
+    ) -> None:
+        if config.method.coupled and any(pair.weight != 1.0 for pair in pairs):
+            raise TrainerError(
+                "weights_with_sorting",
+                f"{' + '.join(config.method.loss_type)} sorts pairs within a batch, so a pair has no loss to weight",
+                "remove the weights, or use another loss",
+            )
+        self._model, self._pairs, self._config = model, pairs, config
+        self._engine, self._reference = engine, reference
+        self._lengths = [pair.longest for pair in pairs]
+        self.plan = plan_of(len(pairs), config)
+
+    def tokens_in(self, indices: Sequence[int]) -> int:
+        """Return how many tokens the policy reads in these pairs, the prompt once for each answer."""
+        chosen = (self._pairs[i] for i in indices)
+        return sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in chosen)
+
+    def accumulate(self, step: int, indices: Sequence[int]) -> Sums:
+        """Add this process's share of the batch's gradient and return its metrics."""
+        parts = micro_batches(indices, self._lengths, self._config.micro_batch_size, self._engine.tokens)
+        mine = self._engine.world.mine(parts)
+        sums = Sums(PAIR_METRICS + TOKEN_METRICS)
+        gradients = self._coupled_gradients(step, indices, mine, sums) if self._coupled(parts) else None
+        tokens_per_pair = sum(len(self._pairs[i].chosen) for i in indices) / len(indices)
+        for place, part in mine:
+            batch, tokens, scores = self._forward(step, place, part, stats=True)
+            if gradients is not None:
+                _backward_given(scores, gradients[batch.indices.cpu()])
+            else:
+                losses = batch.weights.to(scores.chosen) * pair_losses(
+                    scores, self._config.method, tokens_per_pair=tokens_per_pair
+                )
+                torch.autograd.backward(losses.sum() / len(indices))
+                sums.add("loss", losses.detach().sum(), len(part))
+            add_pairs(sums, scores, self._config.method)
+            add_tokens(sums, tokens)
+        return sums
+
+    def _forward(
+        self, step: int, place: int, part: Sequence[int], *, stats: bool = False
+    ) -> tuple[Batch, TokenScores, Scores]:
+        method = self._config.method
+        batch = collate(self._pairs, part).to(self._engine.device)
+        reference = self._reference(batch)
+        # Dropout depends on the step and the place in the batch, not on what ran before or on which process
+        self._engine.seed(self._config.seed, self.name, step, place)
+        with self._engine.precision():
+            tokens = score_tokens(self._model, batch, wpo=method.use_weighting, stats=stats)
+        return batch, tokens, pair_scores(tokens, method, reference)
+
+    def _coupled(self, parts: Sequence[object]) -> bool:
+        return self._config.method.coupled and len(parts) > 1
+
+    def _coupled_gradients(
+        self, step: int, indices: Sequence[int], mine: Sequence[tuple[int, list[int]]], sums: Sums
+    ) -> Tensor:
+        """Return d loss / d (chosen, rejected, nll) for every pair, [pairs, 3], of a loss that needs all at once.
+
+        A pass without gradients collects the batch's scores; the loss of the whole batch is a function of them.
+        """
+        parts: list[tuple[list[int], Scores]] = []
+        with torch.no_grad():
+            for place, part in mine:
+                _, _, scores = self._forward(step, place, part)
+                parts.append((part, scores.map(lambda value: value.detach().cpu())))
+        everyone = [part for process in self._engine.world.gather(parts) for part in process]
+        order = [i for part, _ in everyone for i in part]
+        whole = concatenate([scores for _, scores in everyone])
+        leaves = [getattr(whole, name).requires_grad_() for name in ("chosen", "rejected", "chosen_nll")]
+        losses = pair_losses(whole, self._config.method)
+        found = torch.autograd.grad(losses.mean(), leaves, allow_unused=True)
+        gradients = torch.zeros(len(self._pairs), 3, dtype=whole.chosen.dtype)
+        columns = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+        gradients[torch.tensor(order)] = torch.stack(columns, dim=1)
+        if self._engine.world.first:
+            sums.add("loss", losses.detach().sum(), len(indices))
+        return gradients
+
+
+def plan_of(pairs: int, config: Config) -> Plan:
+    """Return the order in which the preference stage sees its pairs."""
+    return Plan(pairs, config.batch_size, config.epochs, config.max_steps, config.seed, shuffle=config.shuffle)
+
+
+def first_epoch(pairs: Sequence[Encoded], config: Config, engine: Engine, size: int | None) -> list[list[int]]:
+    """Return the forward passes of the first epoch, in order."""
+    plan, lengths = plan_of(len(pairs), config), [pair.longest for pair in pairs]
+    steps = (micro_batches(plan[step], lengths, size, engine.tokens) for step in range(plan.per_epoch))
+    return [part for parts in steps for part in parts]
+
+
+def concatenate(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of several batches as one."""
+    columns: dict[str, Any] = {}
+    for name in (f.name for f in dataclasses.fields(Scores)):
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if values[0] is None else torch.cat(values)
+    return Scores(**columns)
+
+
+def _backward_given(scores: Scores, gradients: Tensor) -> None:
+    columns = gradients.to(scores.chosen).unbind(dim=1)
+    given = zip(columns, (scores.chosen, scores.rejected, scores.chosen_nll), strict=True)
+    torch.autograd.backward([(gradient * value).sum() for gradient, value in given if value.requires_grad])

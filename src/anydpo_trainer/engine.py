@@ -1,0 +1,66 @@
+"""The machine a run works on: device, precision, peers, and how it is told to stop or says how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from anydpo_trainer.shard import World
+
+log = logging.getLogger("anydpo_trainer")
+
+
+class Stopped(Exception):
+    """The run was asked to stop; `why` is "cancelled" or "interrupted"."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass
+class Engine:
+    """What every stage of a run shares."""
+
+    device: torch.device
+    dtype: torch.dtype
+    world: World
+    tokens: int = 4096  # most tokens, padding included, in one forward pass whose size the job leaves open
+    stop_asked: Callable[[], str | None] = lambda: None
+    _said: float = field(default=0.0, repr=False)
+
+    def precision(self) -> contextlib.AbstractContextManager[object]:
+        """Compute in bfloat16 where that was chosen; master weights stay in float32."""
+        if self.dtype in (torch.float32, torch.float64):
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` if this process was asked to stop; for long passes without checkpoints."""
+        if (why := self.stop_asked()) is not None:
+            raise Stopped(why)
+
+    def say_progress(self, what: str, done: int, total: int) -> None:
+        """Log how far a long pass is, at most once in two seconds."""
+        now = time.monotonic()
+        if self.world.first and (now - self._said > 2 or done >= total):
+            self._said = now
+            log.info("%s: %d of %d", what, min(done, total), total)
+
+    def seed(self, *parts: object) -> None:
+        """Make the next random draws a function of these parts alone, on every device."""
+        digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def token_budget(vocabulary: int, device: torch.device) -> int:
+    """Return how many tokens to put into one forward pass, so that their logits stay within about 1 GB."""
+    logits_bytes = 4 * vocabulary * 4  # float32, with three temporaries of the same size alive
+    room = 4e9 if device.type == "cuda" else 1e9
+    return max(512, min(16384, int(room / logits_bytes)))

@@ -1,0 +1,63 @@
+"""The supervised stage before DPO: likelihood of the answers, a mean over their tokens in the whole batch."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from anydpo_trainer.batch import Batch, Plan, micro_batches, pad
+from anydpo_trainer.config import Config, Sft
+from anydpo_trainer.engine import Engine
+from anydpo_trainer.logprobs import score_tokens
+from anydpo_trainer.metrics import Sums
+
+METRICS = ("loss", "mean_token_accuracy", "entropy")
+
+
+class SftStage:
+    """Answers to imitate, as (prompt, completion) token ids."""
+
+    name = "sft"
+    prefix = "sft"
+
+    def __init__(
+        self,
+        model: Any,
+        answers: Sequence[tuple[array[int], array[int]]],
+        config: Config,
+        sft: Sft,
+        engine: Engine,
+    ) -> None:
+        self._model, self._answers, self._config, self._engine = model, answers, config, engine
+        # An answer is half a pair: twice as many rows keep a forward pass as large as in the DPO stage
+        self._lengths = [(len(prompt) + len(completion) + 1) // 2 for prompt, completion in answers]
+        self.plan = Plan(len(answers), config.batch_size, sft.epochs, None, config.seed, shuffle=config.shuffle)
+
+    def tokens_in(self, indices: Sequence[int]) -> int:
+        """Return how many tokens the policy reads in these rows."""
+        return sum(len(prompt) + len(completion) for prompt, completion in (self._answers[i] for i in indices))
+
+    def accumulate(self, step: int, indices: Sequence[int]) -> Sums:
+        """Add this process's share of the batch's gradient and return its metrics."""
+        size = self._config.micro_batch_size
+        parts = micro_batches(indices, self._lengths, 2 * size if size else None, self._engine.tokens)
+        total = sum(len(self._answers[i][1]) for i in indices)
+        sums = Sums(METRICS)
+        for place, part in self._engine.world.mine(parts):
+            input_ids, attention, completion = pad([self._answers[i] for i in part])
+            nothing = torch.zeros(0)
+            batch = Batch(input_ids, attention, completion, nothing, nothing).to(self._engine.device)
+            self._engine.seed(self._config.seed, self.name, step, place)
+            with self._engine.precision():
+                tokens = score_tokens(self._model, batch, stats=True)
+            nll = -tokens.logps.sum()
+            torch.autograd.backward(nll / total)
+            count = tokens.mask.sum()
+            sums.add("loss", nll.detach(), count)
+            if tokens.stats is not None:
+                sums.add("mean_token_accuracy", tokens.stats.correct.sum(), count)
+                sums.add("entropy", tokens.stats.entropy.sum(), count)
+        return sums
