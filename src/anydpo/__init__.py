@@ -1,0 +1,80 @@
+"""One preference dataset, one DPO job, every cloud that runs it and your own GPU, one result."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public names and where they live; imported when first used, so that `import anydpo` costs nothing.
+_WHERE = {
+    "AnyDPOError": "anydpo.errors",
+    "Capabilities": "anydpo.provider",
+    "DPO": "anydpo.job",
+    "Event": "anydpo.provider",
+    "LoRA": "anydpo.job",
+    "Plan": "anydpo.provider",
+    "PreferenceDataset": "anydpo.data.dataset",
+    "PreferenceJob": "anydpo.job",
+    "PreferencePair": "anydpo.data.pair",
+    "Result": "anydpo.result",
+    "Run": "anydpo.handle",
+    "SFT": "anydpo.job",
+    "State": "anydpo.result",
+    "check": "anydpo.plan",
+    "load": "anydpo.data.read",
+    "providers": "anydpo.catalogue",
+    "run": "anydpo.handle",
+    "runs": "anydpo.handle",
+    "sample": "anydpo.handle",
+    "submit": "anydpo.handle",
+}
+
+__all__ = [  # noqa: RUF022 - in the order in which a user meets them
+    "load",
+    "PreferenceDataset",
+    "PreferencePair",
+    "PreferenceJob",
+    "DPO",
+    "LoRA",
+    "SFT",
+    "check",
+    "submit",
+    "run",
+    "sample",
+    "runs",
+    "providers",
+    "Plan",
+    "Run",
+    "Event",
+    "State",
+    "Result",
+    "Capabilities",
+    "AnyDPOError",
+    "__version__",
+]
+
+if TYPE_CHECKING:
+    from anydpo.catalogue import providers
+    from anydpo.data.dataset import PreferenceDataset
+    from anydpo.data.pair import PreferencePair
+    from anydpo.data.read import load
+    from anydpo.errors import AnyDPOError
+    from anydpo.handle import Run, run, runs, sample, submit
+    from anydpo.job import DPO, SFT, LoRA, PreferenceJob
+    from anydpo.plan import check
+    from anydpo.provider import Capabilities, Event, Plan
+    from anydpo.result import Result, State
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'anydpo' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

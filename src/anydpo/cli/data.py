@@ -1,0 +1,91 @@
+"""`lint` and `convert`: preference files, before anybody is paid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anydpo.cli import output
+from anydpo.cli.options import JSON
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, folders or globs; .gz and .zst too.")]
+Format = Annotated[str | None, typer.Option("--format", metavar="F", help="The dialect; default: detected.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(lint)
+    app.command()(convert)
+
+
+def lint(
+    files: Files,
+    format: Format = None,  # noqa: A002
+    places: Annotated[
+        str | None, typer.Option("--place", "-p", metavar="PLACE,…", help="Also what they accept.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings and skipped rows are errors too.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Detect the dialect, read every row, and say what is wrong, row by row."""
+    from anydpo.data.read import read
+
+    report = read(files, format).lint(tuple(filter(None, (places or "").split(","))))
+    if as_json:
+        output.emit(report.to_dict())
+    else:
+        report.print()
+    if report.errors or (strict and (report.warnings or report.skipped)):
+        raise typer.Exit(2)
+
+
+def convert(
+    files: Files,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="The dialect to write.")],
+    target: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Where; .gz and .zst compress.")],
+    validation: Annotated[
+        float | None, typer.Option(help="A share to hold out, split by prompt, in a second file.")
+    ] = None,
+    format: Format = None,  # noqa: A002
+    seed: Annotated[int, typer.Option(help="Decides the split.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Write pairs from any dialect in any other; says what is lost before it is lost."""
+    import warnings
+
+    from anydpo.data.read import load
+    from anydpo.data.write import FieldsLost, check_fits, lost_sentence, write, writer_of
+    from anydpo.errors import JobInvalid
+
+    writer = writer_of(to)
+    pairs = load(files, format)
+    for row in pairs.skipped_rows[:10]:
+        output.say(f"skipped {row.file}:{row.line}: {row.reason}: {row.detail}")
+    if lost := check_fits(pairs, writer):
+        output.say(f"note: {lost_sentence(writer, lost)}")
+    parts = [(pairs, target)]
+    if validation is not None:
+        if not 0 < validation < 1:
+            raise JobInvalid(f"--validation is {validation}, expected a share between 0 and 1")
+        train, held_out = pairs.split(validation, seed)
+        parts = [(train, target), (held_out, _beside(target, "validation"))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FieldsLost)  # said above
+        written = [write(part, path, to) for part, path in parts]
+    rows = [{"path": str(w.path), "pairs": w.pairs, "bytes": w.bytes, "sha256": w.sha256} for w in written]
+    if as_json:
+        output.emit(
+            {"format": to, "files": rows, "skipped": pairs.skipped, "lost": lost, "fingerprint": pairs.fingerprint}
+        )
+        return
+    for one in written:
+        output.out(f"{one.path}: {one.pairs:,} pairs, {one.bytes:,} bytes")
+    if skipped := sum(pairs.skipped.values()):
+        output.say(f"{skipped:,} of {pairs.rows:,} rows were skipped; `anydpo lint` names each")
+
+
+def _beside(path: Path, word: str) -> Path:
+    suffixes = "".join(path.suffixes[-2:]) if path.suffix in (".gz", ".zst") else path.suffix
+    return path.with_name(f"{path.name.removesuffix(suffixes)}.{word}{suffixes}")

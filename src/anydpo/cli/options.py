@@ -1,0 +1,117 @@
+"""The flags by which every command that takes a job is told of it: a job file, flags of the same names, or both."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anydpo.errors import JobInvalid, Problem
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Place = Annotated[str, typer.Option("--place", "-p", metavar="PLACE", help="Where: provider[/route].")]
+
+
+def _flags(
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB]", help="A job file (TOML); flags override it.")] = None,
+    model: Annotated[str | None, typer.Option(help="What to train: tiny, a folder, a hub id …")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Preference data; may be given again.")] = None,
+    validation: Annotated[str | None, typer.Option(help="A share such as 0.1, or a file.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Pull to the reference.")] = None,
+    loss_type: Annotated[list[str] | None, typer.Option(help="A loss; given again, they are summed.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    max_steps: Annotated[int | None, typer.Option()] = None,
+    learning_rate: Annotated[str | None, typer.Option(help="Absolute, or auto.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per optimiser step.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="lora or full.")] = None,
+    lora_r: Annotated[int | None, typer.Option("--lora-r", help="Rank of the adapter.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field, as in the job file.")
+    ] = None,
+) -> None:
+    """Stand for the flags; only the signature is used."""
+
+
+FLAGS = inspect.signature(_flags, eval_str=True).parameters
+
+
+def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the job's flags and call it with the `job` they make."""
+    own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "job"]
+
+    @functools.wraps(command)
+    def with_flags(**given: Any) -> Any:
+        flags = {name: given.pop(name) for name in FLAGS}
+        return command(job=_job(flags), **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*FLAGS.values(), *own)]
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_flags
+
+
+def _job(flags: dict[str, Any]) -> Any:
+    from anydpo.job import PreferenceJob, read_toml
+
+    fields = read_toml(flags["job"]) if flags["job"] is not None else {}
+    for name in ("model", "epochs", "max_steps", "batch_size", "max_length", "seed", "name"):
+        if flags[name] is not None:
+            fields[name] = flags[name]
+    if flags["data"]:
+        fields["data"] = flags["data"][0] if len(flags["data"]) == 1 else flags["data"]
+    if flags["validation"] is not None:
+        fields["validation"] = _number_or_text(flags["validation"])
+    if flags["learning_rate"] is not None:
+        fields["learning_rate"] = _number_or_text(flags["learning_rate"])
+    if flags["beta"] is not None:
+        _put(fields, "method.beta", flags["beta"])
+    if flags["loss_type"]:
+        _put(fields, "method.loss_type", flags["loss_type"])
+    if flags["adapter"] is not None:
+        fields["adapter"] = {} if flags["adapter"] == "lora" else flags["adapter"]
+    if flags["lora_r"] is not None:
+        _put(fields, "adapter.r", flags["lora_r"])
+    for item in flags["set_"] or ():
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise JobInvalid(f"--set {item}: expected KEY=VALUE", hint="--set method.label_smoothing=0.1")
+        _put(fields, key.strip(), _toml_value(value.strip()))
+    missing = [name for name in ("model", "data") if name not in fields]
+    if missing:
+        raise JobInvalid.of(
+            [Problem(name, "missing_field", "is required", f"give a job file or --{name}") for name in missing]
+        )
+    return PreferenceJob(**fields)
+
+
+def _put(fields: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path in nested tables."""
+    *tables, last = path.split(".")
+    for table in tables:
+        inner = fields.get(table)
+        fields[table] = inner = dict(inner) if isinstance(inner, dict) else {}
+        fields = inner
+    fields[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    """Return a value as TOML reads it; a bare word is text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

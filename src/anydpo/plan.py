@@ -1,0 +1,140 @@
+"""`check`: everything that can be known before sending, for one job at one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from anydpo.errors import JobInvalid, Problem, ProviderMissing
+from anydpo.identity import job_fingerprint, run_id
+from anydpo.job import LoRA, PreferenceJob, datasets_of
+from anydpo.provider import Capabilities, DataSummary, Plan, Provider
+from anydpo.registry import provider, split_place
+
+if TYPE_CHECKING:
+    from anydpo.data.dataset import PreferenceDataset
+
+ABOUT_US = frozenset({"name", "tags", "allow_ignored", "options", "data", "validation", "model", "method", "adapter"})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with its data read and its plan made, ready to be sent."""
+
+    job: PreferenceJob
+    provider: Provider
+    plan: Plan
+    train: PreferenceDataset
+    validation: PreferenceDataset | None
+    contents: dict[str, str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The identity of the job at this place."""
+        held_out = self.validation.fingerprint if self.validation is not None else None
+        return job_fingerprint(self.job, self.plan.place, self.train.fingerprint, held_out, self.contents)
+
+    @property
+    def run_id(self) -> str:
+        """The id of this request."""
+        return run_id(self.fingerprint, self.plan.place, self.plan.target)
+
+    def or_raise(self) -> Prepared:
+        """Return this, or raise `JobInvalid` with every problem."""
+        if self.plan.problems:
+            raise JobInvalid.of(self.plan.problems, provider=self.provider.name)
+        return self
+
+
+def check(job: PreferenceJob, place: str) -> Plan:
+    """Return the plan of a job at a place: problems, warnings, what is ignored, and the exact requests.
+
+    Sends nothing. Raises `DataInvalid` where the data cannot be read and `ProviderMissing` where there is no
+    such place.
+    """
+    return prepare(job, place).plan
+
+
+def prepare(job: PreferenceJob, place: str) -> Prepared:
+    """Read the data, ask the provider for its plan, and add what the core checks for every provider."""
+    name, route = split_place(place)
+    chosen = provider(name)
+    if route is not None and route not in chosen.capabilities:
+        raise ProviderMissing(
+            f"{name} has no route {route!r}",
+            hint=f"one of {', '.join(f'{name}/{r}' for r in chosen.capabilities if r)}",
+        )
+    train, validation = datasets_of(job)
+    plan = chosen.plan(job, summarise(train, validation), route)
+    _, route = split_place(plan.place)
+    problems, ignored = _not_honoured(job, chosen.capabilities[route or ""], train)
+    plan = plan.model_copy(update={"problems": (*plan.problems, *problems), "ignored": (*plan.ignored, *ignored)})
+    return Prepared(job, chosen, plan, train, validation, _contents(job))
+
+
+def summarise(train: PreferenceDataset, validation: PreferenceDataset | None) -> DataSummary:
+    """Return what plans need to know of the data."""
+    scan = train.scan
+    return DataSummary(
+        format=train.format,
+        fingerprint=train.fingerprint,
+        validation_fingerprint=validation.fingerprint if validation is not None else None,
+        train_pairs=len(train),
+        validation_pairs=len(validation) if validation is not None else None,
+        skipped=train.skipped,
+        features=dict(scan.features),
+        prompt_characters=scan.characters["prompt"],
+        answer_characters=scan.characters["chosen"] + scan.characters["rejected"],
+    )
+
+
+def _not_honoured(job: PreferenceJob, can: Capabilities, data: PreferenceDataset) -> tuple[list[Problem], list[str]]:
+    """Return a problem for all that the user asked for and this route cannot do, unless it may be ignored."""
+    asked = {name: f"{name} has no effect here" for name in sorted(job.model_fields_set - ABOUT_US - set(can.fields))}
+    losses = (job.method.loss_type,) if isinstance(job.method.loss_type, str) else job.method.loss_type
+    for loss in losses:
+        if loss not in can.losses:
+            asked["method.loss_type"] = f"no {loss} here; there is {', '.join(can.losses)}"
+    for name in sorted(job.method.model_fields_set - {"loss_type", "beta"}):
+        if f"method.{name}" not in can.fields:
+            asked[f"method.{name}"] = "has no effect here"
+    kind = "lora" if isinstance(job.adapter, LoRA) else job.adapter
+    if kind != "auto" and kind not in can.adapters:
+        asked["adapter"] = f"no {kind} here; there is {', '.join(can.adapters)}"
+    for feature in ("tools", "images", "weight", "many_messages"):
+        if data.scan.features[feature] and feature not in can.holds:
+            pairs = data.scan.features[feature]
+            asked[f"data.{feature}"] = f"{pairs:,} pairs have {feature.replace('_', ' ')}, which cannot be trained here"
+    allowed = set(job.allow_ignored)
+    problems = [
+        Problem(field, "not_honoured", message, f'allow_ignored = ["{field}"] goes on without it')
+        for field, message in asked.items()
+        if field not in allowed
+    ]
+    return problems, [field for field in asked if field in allowed]
+
+
+def _contents(job: PreferenceJob) -> dict[str, str]:
+    """Return the hashes that stand for the files a job names, so that paths never count."""
+    import hashlib
+    from pathlib import Path
+
+    found: dict[str, Any] = {}
+    if job.sft is not None and job.sft.data != "chosen":
+        from anydpo.data.chat import fingerprint
+
+        found["sft"] = fingerprint(Path(job.sft.data))
+    if job.chat_template not in ("auto", "none"):
+        try:
+            content = Path(job.chat_template).read_bytes()
+        except OSError as exc:
+            raise JobInvalid.of(
+                [
+                    Problem(
+                        "chat_template", "no_file", f"{job.chat_template}: {exc.strerror}", "a Jinja file, auto or none"
+                    )
+                ]
+            ) from None
+        found["chat_template"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return found

@@ -1,0 +1,229 @@
+"""The protocol of a place that can train: a few verbs and a table of capabilities.
+
+Adapters never retry, sleep, print or keep state; the core does each once. Everything that crosses this border is one
+of the frozen models below, so that nothing of a provider's own types leaks out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from pydantic import Field, field_serializer
+
+from anydpo.errors import Problem
+from anydpo.job import PreferenceJob
+from anydpo.result import Artifact, Cost, Error, Metrics, Model, Part, Sample, Stage, State, Usage
+
+
+class Capabilities(Part):
+    """What one route of a provider can do, as data that needs no SDK, key or network."""
+
+    about: str
+    losses: tuple[str, ...]
+    adapters: tuple[str, ...]
+    models: str = Field(description="which models can be named, in words")
+    fields: tuple[str, ...] = Field(description="job fields that are honoured")
+    beta: tuple[float, float] | None = None
+    writes: str = Field(description="the dialect sent")
+    holds: tuple[str, ...] = Field(description="features of pairs that are trained: tools, images, weight …")
+    weights: bool = Field(description="trained weights can be fetched")
+    quote: bool = Field(description="the provider names its own price")
+    free: bool = Field(default=False, description="nothing is billed")
+    finds_by_key: bool = Field(description="a lost submission can be found again")
+    lag_seconds: float = Field(default=0.0, description="how long a new job may be missing from a search")
+    resumable: bool = Field(default=False, description="a paused run goes on when it is resumed")
+    poll_seconds: float = Field(description="how often it is polite to ask")
+
+
+class Request(Part):
+    """One request that would be sent; ids not yet known stand as named placeholders such as `${training_file}`."""
+
+    method: str
+    url: str
+    body: dict[str, Any] = {}
+
+
+class DataFile(Part):
+    """One file to send: `name` is train, validation or sft."""
+
+    name: Literal["train", "validation", "sft"]
+    path: str
+    sha256: str
+    bytes: int
+    pairs: int
+
+
+class Staged(Part):
+    """A file as the provider knows it."""
+
+    name: Literal["train", "validation", "sft"]
+    id: str
+
+
+class DataSummary(Part):
+    """What a plan needs to know of the data, without the data."""
+
+    format: str
+    fingerprint: str
+    validation_fingerprint: str | None = None
+    train_pairs: int
+    validation_pairs: int | None = None
+    skipped: dict[str, int] = {}
+    features: dict[str, int] = {}
+    prompt_characters: int = 0
+    answer_characters: int = 0
+
+
+class Plan(Part):
+    """Everything that can be known before sending; `ok` when no problem stands against it."""
+
+    place: str
+    route_reason: str
+    target: str = Field(default="", description="endpoint, region, project: never a credential")
+    model: str | None = None
+    format: str = Field(description="the dialect the pairs are written in")
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    effective: dict[str, Any] = {}
+    requests: tuple[Request, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether this can be sent as it is."""
+        return not self.problems
+
+    @field_serializer("problems")
+    def _as_objects(self, problems: tuple[Problem, ...]) -> list[dict[str, Any]]:
+        return [problem._asdict() for problem in problems]
+
+
+class Quote(Part):
+    """A price before paying."""
+
+    cost: Cost
+    tokens: int | None = None
+    assumptions: tuple[str, ...] = ()
+
+
+class JobRef(Part):
+    """A job as its provider names it."""
+
+    id: str
+    place: str
+
+
+class Event(Part):
+    """One thing that happened: a change of state, metrics of a step, or a line of the provider's log."""
+
+    kind: Literal["state", "metrics", "log"]
+    time: float | None = None
+    state: State | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    metrics: dict[str, Any] = {}
+    text: str = ""
+
+
+class Poll(Part):
+    """What happened since a cursor: bounded, and the same again for the same cursor."""
+
+    state: State
+    events: tuple[Event, ...] = ()
+    cursor: str = ""
+    more: bool = Field(default=False, description="the reply was cut at its bound; ask again at once")
+
+
+class Outcome(Part):
+    """What a provider says of a job that has ended or is under way."""
+
+    state: State
+    model: Model = Field(default_factory=Model)
+    effective: dict[str, Any] = {}
+    differences: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    metrics: Metrics = Field(default_factory=Metrics)
+    skipped: dict[str, int] = {}
+    train_pairs: int | None = None
+    validation_pairs: int | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    usage: Usage = Field(default_factory=Usage)
+    cost: Cost | None = None
+    started: float | None = None
+    finished: float | None = None
+    train_seconds: float | None = None
+    error: Error | None = None
+    warnings: tuple[str, ...] = ()
+    sdk: str | None = None
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """The verbs. `plan` is pure; every other may reach the network once and raises from `anydpo.errors`."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Mapping[str, Capabilities]]
+
+    def plan(self, job: PreferenceJob, data: DataSummary, route: str | None = None) -> Plan:
+        """Return what would be sent and what stands against it; nothing is sent."""
+        ...
+
+    def quote(self, plan: Plan) -> Quote | None:
+        """Return the price, None where it cannot be known."""
+        ...
+
+    def stage(self, plan: Plan, file: DataFile) -> Staged:
+        """Bring one file to the provider; the same content again is the same file."""
+        ...
+
+    def submit(self, plan: Plan, staged: tuple[Staged, ...], key: str) -> JobRef:
+        """Create the one job of this key."""
+        ...
+
+    def find(self, key: str) -> JobRef | None:
+        """Return the job of this key, None where there is none."""
+        ...
+
+    def poll(self, ref: JobRef, cursor: str = "") -> Poll:
+        """Return the state and what happened since `cursor`."""
+        ...
+
+    def result(self, ref: JobRef) -> Outcome:
+        """Return all that is known of the job."""
+        ...
+
+    def cancel(self, ref: JobRef) -> None:
+        """Ask the job to stop; one that has ended already is no error."""
+        ...
+
+    def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the trained weights into a folder."""
+        ...
+
+
+@runtime_checkable
+class CanResume(Protocol):
+    """A provider whose interrupted jobs go on when told to."""
+
+    def resume(self, ref: JobRef) -> None:
+        """Let a paused job go on."""
+        ...
+
+
+@runtime_checkable
+class CanSample(Protocol):
+    """A provider that can write completions with a run's model."""
+
+    def sample(
+        self,
+        ref: JobRef,
+        prompts: tuple[tuple[dict[str, Any], ...], ...],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> tuple[Sample, ...]:
+        """Return a completion a prompt, by the model before and after training."""
+        ...
