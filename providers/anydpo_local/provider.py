@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -152,16 +150,8 @@ class LocalProvider:
         if (folder / trainer_folder.RESULT).exists() or trainer_folder.is_held(folder):
             return
         python = (folder / "python").read_text("utf-8")
-        with (folder / LOG).open("ab") as log:
-            subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [python, "-m", "anydpo_trainer", "train", str(folder / CONFIG), "--out", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,  # Ctrl-C in the caller's terminal is not meant for it
-            )
+        command = [python, "-m", "anydpo_trainer", "train", str(folder / CONFIG), "--out", str(folder)]
+        machine.start_detached(command, folder / LOG)
         machine.wait_for_lock(folder)
 
     def poll(self, ref: JobRef, cursor: str = "") -> Poll:

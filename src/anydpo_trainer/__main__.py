@@ -58,6 +58,7 @@ def _run(command: str, config: Any, out: Path) -> int:
 
 def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, first: bool) -> int:
     """Import what is heavy, join the peers, run the command and leave its result."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the log is lines, also when nobody watches
     import torch
     from transformers.utils import logging as transformers_log
 
@@ -66,7 +67,7 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     from anydpo_trainer.shard import World
 
     quiet: Any = transformers_log.disable_progress_bar
-    quiet()  # the log is lines, also when nobody watches
+    quiet()
     result: dict[str, Any] | None = None
     status, world = FAILED, World()
     try:

@@ -165,6 +165,12 @@ def switch_off_dropout(model: Any, *, keep_lora: bool) -> None:
             module.p = 0.0
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Trade time for memory: recompute each layer in the backward pass instead of keeping its values."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 class Reference:
     """The model that the policy is held to: itself without its adapter, with a frozen one, or another model."""
 

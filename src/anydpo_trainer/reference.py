@@ -65,7 +65,7 @@ def compute_table(
     reference agree to the last bit before the first step, so that the margin begins at 0 and not at noise.
     """
     with reference.active() as model:
-        key = _key(model, pairs, method, engine)
+        key = _key(model, pairs, method, engine, parts)
         path = cache / "reference" / f"{key}.safetensors"
         if (known := _read(path, len(pairs))) is not None:
             log.info("reference log-probabilities of %d pairs read from the cache", len(pairs))
@@ -84,10 +84,16 @@ def compute_table(
     return table
 
 
-def _key(model: Any, pairs: Sequence[Encoded], method: Method, engine: Engine) -> str:
-    """Return a hash of all that the values depend on: weights, ids, damping, arithmetic."""
+def _key(
+    model: Any, pairs: Sequence[Encoded], method: Method, engine: Engine, parts: Sequence[Sequence[int]]
+) -> str:
+    """Return a hash of all that the values depend on: weights, ids, damping, arithmetic.
+
+    What stands together in a forward pass moves the last bits, so it counts too: a cache never changes a number.
+    """
     digest = hashlib.sha256(models.weights_hash(model).encode())
     digest.update(repr((1, method.ld_alpha, engine.device.type, str(engine.dtype), torch.__version__)).encode())
+    digest.update(repr([list(part) for part in parts]).encode())
     for pair in pairs:
         for ids in (pair.prompt, pair.chosen, pair.rejected):
             digest.update(len(ids).to_bytes(4, "little"))

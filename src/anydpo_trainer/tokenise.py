@@ -12,7 +12,7 @@ import json
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,24 @@ class Encoder:
         alone = self.prompt(prompt, tools)
         whole = [self._whole(prompt, completion, tools) for completion in completions]
         at = min(_shared(alone, ids) for ids in whole)
-        if at < len(alone) and not self._boundary_warned:
-            self._boundary_warned = True
-            log.warning(
-                "%s: the template writes the prompt differently once an answer follows; its last %d tokens count "
-                "as part of the answer (said once)",
-                source,
-                len(alone) - at,
-            )
+        if at < len(alone) and self.template:
+            if not self._boundary_warned:
+                self._boundary_warned = True
+                log.warning(
+                    "%s: the chat template writes the prompt otherwise once an answer follows; what differs counts "
+                    "as part of the answer (said once)",
+                    source,
+                )
+            # Beyond what any answer shares with the prompt, a likeness of the two is an accident
+            certain = self._ids(self._before_any_answer(prompt, tools))
+            at = min(at, *(_shared(certain, ids) for ids in whole))
         return [alone[:at], *(ids[at:] for ids in whole)]
+
+    def _before_any_answer(self, prompt: list[dict[str, Any]], tools: Any) -> str:
+        """Return the text that stands before an answer whatever it says, as far as the prompt alone has it too."""
+        alone = self._render(prompt, tools, prompt_only=True)
+        answered = self._render([*prompt, {"role": "assistant", "content": "\ue000"}], tools)
+        return alone[: _shared(alone, answered)]
 
     def _whole(self, prompt: list[dict[str, Any]], completion: list[dict[str, Any]], tools: Any) -> list[int]:
         text = self._render([*prompt, *completion], tools)
@@ -206,7 +215,7 @@ def _with_object_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": calls}
 
 
-def _shared(left: list[int], right: list[int]) -> int:
+def _shared(left: Sequence[object], right: Sequence[object]) -> int:
     for at, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return at

@@ -198,9 +198,7 @@ def _load_policy(config: Config, start: str, engine: Engine) -> Any:
         model = models.add_adapter(model, config.adapter)
     models.switch_off_dropout(model, keep_lora=True)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if config.adapter is not None:
-            model.enable_input_require_grads()
+        models.checkpoint_activations(model)
     return model
 
 

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error becomes a sentence and a code, never a traceback."""
-    from click.exceptions import Abort, ClickException, Exit
+    from typer import Abort, BadParameter, Exit
     from typer.main import get_command
 
     from anydpo.cli.app import app
@@ -21,12 +21,13 @@ def run(arguments: list[str]) -> int:
     from anydpo.errors import AnyDPOError, Invalid
 
     as_json = "--json" in arguments
+    _, _, usage_error, *_ = BadParameter.__mro__  # click's own, or the copy that newer typers carry
     try:
         code = get_command(app).main(arguments, prog_name="anydpo", standalone_mode=False)
     except AnyDPOError as exc:
         return fail(exc, as_json=as_json)
-    except ClickException as exc:
-        return fail(Invalid(exc.format_message(), hint=_help_for(exc)), as_json=as_json)
+    except usage_error as exc:
+        return fail(Invalid(_sentence(exc), hint=_help_for(exc)), as_json=as_json)
     except Exit as exc:
         return exc.exit_code
     except (KeyboardInterrupt, Abort):
@@ -40,7 +41,12 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _help_for(exc: Exception) -> str | None:
+def _sentence(exc: BaseException) -> str:
+    said: str = exc.format_message() if hasattr(exc, "format_message") else str(exc)
+    return said
+
+
+def _help_for(exc: BaseException) -> str | None:
     context = getattr(exc, "ctx", None)
     return f"{context.command_path} --help" if context is not None else None
 

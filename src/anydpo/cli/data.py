@@ -10,7 +10,7 @@ import typer
 from anydpo.cli import output
 from anydpo.cli.options import JSON
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="Files, folders or globs; .gz and .zst too.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Files, folders or globs; .gz and .zst too.")]
 Format = Annotated[str | None, typer.Option("--format", metavar="F", help="The dialect; default: detected.")]
 
 

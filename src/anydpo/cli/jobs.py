@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; default: here.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; default: here.")] = Path(),
     as_json: JSON = False,
 ) -> None:
     """Write a job file and 300 sample pairs."""

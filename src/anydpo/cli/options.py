@@ -14,11 +14,11 @@ import typer
 from anydpo.errors import JobInvalid, Problem
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Place = Annotated[str, typer.Option("--place", "-p", metavar="PLACE", help="Where: provider[/route].")]
+Place = Annotated[str, typer.Option("--place", "-p", metavar="PLACE", help="Where: a provider, or provider/route.")]
 
 
 def _flags(
-    job: Annotated[Path | None, typer.Argument(metavar="[JOB]", help="A job file (TOML); flags override it.")] = None,
+    job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file (TOML); flags override it.")] = None,
     model: Annotated[str | None, typer.Option(help="What to train: tiny, a folder, a hub id …")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Preference data; may be given again.")] = None,
     validation: Annotated[str | None, typer.Option(help="A share such as 0.1, or a file.")] = None,

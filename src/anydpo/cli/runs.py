@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anydpo.result import Result
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
-RunIds = Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs by id, its beginning, or name.")]
+RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name.")]
 
 
 def register(app: typer.Typer) -> None:

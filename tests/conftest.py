@@ -1,0 +1,42 @@
+"""Where tests find their figures, and a home folder of their own for each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ORACLES = Path(os.environ.get("ANYDPO_ORACLES", HERE / "oracles"))
+FORMATS = Path(os.environ.get("ANYDPO_FORMATS", HERE / "formats"))
+SHARED = Path(os.environ.get("ANYDPO_SHARED", HERE.parent.parent / "shared"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--proof", action="store_true", help="run every figure at full count")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's own folders and off the network."""
+    monkeypatch.setenv("ANYDPO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("ANYDPO_PROVIDERS", raising=False)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make proof`, which counts in full."""
+    return bool(request.config.getoption("--proof"))
+
+
+@pytest.fixture
+def hh() -> Path:
+    """The folder with the real Anthropic HH sample."""
+    folder = SHARED / "data" / "hh-rlhf"
+    if not (folder / "harmless-base-train.jsonl.gz").is_file():
+        pytest.skip(f"the HH sample is not in {folder}; set ANYDPO_SHARED to the folder that holds data/hh-rlhf")
+    return folder

@@ -1,0 +1,217 @@
+"""One identity in every dialect, and writing then reading as the identity for every field a dialect can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from anydpo.data.dialect import WRITERS
+from anydpo.data.pair import PreferencePair, fingerprint, in_validation
+from anydpo.data.read import load
+from anydpo.data.write import FieldsLost, write
+from anydpo.errors import DataInvalid
+
+words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(lambda t: t.strip())
+arguments = st.dictionaries(
+    st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=5),
+    st.one_of(st.integers(-(2**53), 2**53), st.booleans(), words, st.lists(st.integers(0, 9), max_size=3)),
+    max_size=3,
+)
+
+
+@st.composite
+def tool_calls(draw: st.DrawFn) -> dict[str, Any]:
+    text = json.dumps(draw(arguments), ensure_ascii=False, separators=(",", ":"))
+    call = {"id": draw(st.sampled_from(["call_a", "x7"])), "type": "function"}
+    return {"role": "assistant", "content": None, "tool_calls": [{**call, "function": {"name": "f", "arguments": text}}]}
+
+
+def said(role: str) -> st.SearchStrategy[dict[str, Any]]:
+    return words.map(lambda text: {"role": role, "content": text})
+
+
+@st.composite
+def pairs(draw: st.DrawFn, *, plain: bool = False) -> PreferencePair:
+    """A pair with whatever a pair can have; `plain` ones are a question and two texts."""
+    prompt = [draw(said("user"))]
+    chosen, rejected = draw(said("assistant")), draw(said("assistant"))
+    tools: tuple[dict[str, Any], ...] | None = None
+    if not plain:
+        if draw(st.booleans()):
+            prompt = [draw(said("user")), draw(said("assistant")), *prompt]
+        if draw(st.booleans()):
+            prompt = [draw(said("system")), *prompt]
+        if draw(st.booleans()):
+            chosen = draw(tool_calls())
+            tools = ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)
+    if json.dumps(chosen.get("content") or "").strip() == json.dumps(rejected["content"]).strip() or (
+        (chosen.get("content") or "").strip() == rejected["content"].strip()
+    ):
+        rejected = {"role": "assistant", "content": rejected["content"] + " not"}
+    weight = draw(st.sampled_from([1.0, 0.5, 2.0, 0.1])) if not plain else 1.0
+    margin = draw(st.one_of(st.none(), st.floats(-9, 9))) if not plain else None
+    meta = {"annotators": ["a", "b"]} if draw(st.booleans()) else {}
+    return PreferencePair(tuple(prompt), (chosen,), (rejected,), tools, weight, margin, meta)
+
+
+def holds(writer: str, feature: str) -> bool:
+    return feature not in WRITERS[writer].loses | WRITERS[writer].refuses
+
+
+def kept(writer: str, pair: PreferencePair) -> PreferencePair:
+    """What a dialect can hold of a pair, said from its table."""
+    return dataclasses.replace(
+        pair,
+        weight=pair.weight if holds(writer, "weight") else 1.0,
+        margin=pair.margin if holds(writer, "margin") else None,
+    )
+
+
+def through(writer: str, given_pairs: list[PreferencePair], folder: Path, suffix: str = "") -> list[PreferencePair]:
+    path = folder / f"x.jsonl{suffix}"
+    source = load([pair.to_dict() for pair in given_pairs], "canonical")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FieldsLost)
+        write(source, path, writer)
+    return list(load(path))
+
+
+fast = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("writer", sorted(set(WRITERS) - {"trl"}))
+@given(st.lists(pairs(), min_size=1, max_size=4))
+@fast
+def test_writing_and_reading_is_the_identity(tmp_path: Path, writer: str, given_pairs: list[PreferencePair]) -> None:
+    found = through(writer, given_pairs, tmp_path)
+    assert found == [kept(writer, pair) for pair in given_pairs]
+    if writer == "canonical":
+        assert [p.meta.get("annotators") for p in found] == [p.meta.get("annotators") for p in given_pairs]
+
+
+@pytest.mark.parametrize("writer", sorted(WRITERS))
+@given(st.lists(pairs(plain=True), min_size=1, max_size=4))
+@fast
+def test_plain_pairs_survive_every_dialect(tmp_path: Path, writer: str, given_pairs: list[PreferencePair]) -> None:
+    found = through(writer, given_pairs, tmp_path)
+    assert found == given_pairs
+    assert fingerprint(found) == fingerprint(given_pairs)
+
+
+@given(st.lists(pairs(), min_size=1, max_size=4))
+@fast
+def test_fingerprint_is_what_the_contract_says(given_pairs: list[PreferencePair]) -> None:
+    """Section 5, computed a second way: the standard library's JSON, absent keys omitted, arguments parsed."""
+
+    def row(pair: PreferencePair) -> dict[str, Any]:
+        def turns(messages: Any) -> list[Any]:
+            made = []
+            for message in messages:
+                copied = json.loads(json.dumps(message))
+                for call in copied.get("tool_calls", ()):
+                    call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+                made.append(copied)
+            return made
+
+        made: dict[str, Any] = {side: turns(getattr(pair, side)) for side in ("prompt", "chosen", "rejected")}
+        if pair.tools is not None:
+            made["tools"] = list(pair.tools)
+        if pair.weight != 1.0:
+            made["weight"] = pair.weight
+        if pair.margin is not None:
+            made["margin"] = pair.margin
+        return made
+
+    lines = [json.dumps(row(p), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n" for p in given_pairs]
+    assert fingerprint(given_pairs) == "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_same_pairs_have_one_fingerprint(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": "No."} for i in range(50)
+    ]
+    source = load(rows)
+    seen = {source.fingerprint}
+    for writer in ("trl", "trl_chat", "openai", "azure", "together", "canonical"):
+        for suffix in ("", ".gz", ".zst"):
+            path = tmp_path / f"{writer}.jsonl{suffix}"
+            written = source.write(path, writer)
+            assert (written.pairs, written.lost) == (50, {})
+            seen.add(load(path).fingerprint)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("writer", "field", "word"),
+    [
+        ("openai", {"weight": 2.0}, "a weight (1 pairs)"),
+        ("together", {"margin": 1.5}, "a margin (1 pairs)"),
+        ("trl_chat", {"meta": {"annotators": ["x"]}}, "annotation data (1 pairs)"),
+    ],
+)
+def test_what_a_dialect_cannot_hold_is_named_before_writing(
+    tmp_path: Path, writer: str, field: dict[str, Any], word: str
+) -> None:
+    pair = {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "chosen": [{"role": "assistant", "content": "Yes"}],
+        "rejected": [{"role": "assistant", "content": "No"}],
+        **field,
+    }
+    source = load([pair], "canonical")
+    with pytest.warns(FieldsLost) as said_first:
+        written = source.write(tmp_path / "x.jsonl", writer)
+    assert word in str(said_first[0].message)
+    assert sum(written.lost.values()) == 1
+
+
+def test_what_cannot_be_said_at_all_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    row = {"prompt": turns, "chosen": "yes", "rejected": "no"}
+    with pytest.raises(DataInvalid, match="1 with earlier turns") as found:
+        load([row]).write(tmp_path / "x.jsonl", "trl")
+    assert "trl_chat" in (found.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataInvalid, match="cannot write the format 'csv'"):
+        load([row]).write(tmp_path / "x.csv", "csv")
+
+
+def test_nothing_half_written_is_left(tmp_path: Path) -> None:
+    """The source breaks in the middle, or the folder is not there."""
+    path = tmp_path / "source.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    source = load(path)
+    path.write_text(path.read_text() + "x")
+    with pytest.raises(DataInvalid, match="changed since it was loaded"):
+        source.write(tmp_path / "out.jsonl", "openai")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source.jsonl"]
+    with pytest.raises(DataInvalid, match="no such folder"):
+        load(path, on_bad="skip").write(tmp_path / "no" / "out.jsonl", "openai")
+
+
+def test_a_full_disk_is_an_error_and_no_file() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full to stand for a full disk")
+    rows = [{"prompt": "a", "chosen": "b" * 100, "rejected": "c"}] * 40000
+    with pytest.raises(OSError, match="No space left"):
+        load(rows).write("/dev/full", "openai")
+
+
+def test_a_side_of_a_split_depends_on_bytes_and_seed_only() -> None:
+    """Written down: whoever computes it anew gets these sides."""
+    prompt = ({"role": "user", "content": "How do I return the shoes?"},)
+    line = b'[{"content":"How do I return the shoes?","role":"user"}]'
+    for seed in range(5):
+        place = int.from_bytes(hashlib.sha256(str(seed).encode() + b"\n" + line).digest()[:8], "big") / 2**64
+        assert in_validation(prompt, place + 1e-9, seed)
+        assert not in_validation(prompt, place - 1e-9, seed)

@@ -1,0 +1,60 @@
+"""Two processes under torchrun equal one with the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.helpers import metrics, run, same, small_model, text_pairs, write_jsonl
+
+
+def torchrun(config: dict[str, Any], out: Path, processes: int = 2) -> None:
+    path = out.with_suffix(".json")
+    path.write_text(json.dumps(config))
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    trainer = ["-m", "anydpo_trainer", "train", str(path), "--out", str(out)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [sys.executable, *command, *trainer], env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "extra"),
+    [
+        (None, {"method": {"loss_type": ["sigmoid", "sft"]}, "sft": {"data": "chosen", "learning_rate": 1e-3}}),
+        ({"r": 4, "lora_alpha": 8, "lora_dropout": 0.3}, {"method": {"loss_type": "aot"}}),
+    ],
+    ids=["full-sft", "lora-aot"],
+)
+def test_two_processes_equal_one(tmp_path: Path, adapter: Any, extra: dict[str, Any]) -> None:
+    config = {
+        "model": str(small_model(tmp_path / "model")),
+        "train_data": str(write_jsonl(tmp_path / "train.jsonl", text_pairs(21))),
+        "validation_data": str(write_jsonl(tmp_path / "val.jsonl", text_pairs(7, start=100))),
+        "adapter": adapter,
+        "batch_size": 8,
+        "micro_batch_size": 3,
+        "epochs": 2,
+        "eval_steps": 2,
+        "learning_rate": 1e-3,
+        "dtype": "float64",
+        **extra,
+    }
+    _, one = run(tmp_path / "one", **config)
+    torchrun({**config, "cache_dir": str(tmp_path / "cache2")}, tmp_path / "two")
+    two = metrics(tmp_path / "two")
+    assert same(one, two, 1e-6)
+    rows = [json.loads(line) for line in (tmp_path / "two" / "pairs.jsonl").read_text().splitlines()]
+    wanted = [json.loads(line) for line in (tmp_path / "one" / "pairs.jsonl").read_text().splitlines()]
+    assert [row["margin"] for row in rows] == pytest.approx([row["margin"] for row in wanted], abs=1e-6)
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["state"] == "succeeded"
+    assert result["effective"]["processes"] == 2
