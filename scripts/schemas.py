@@ -7,6 +7,9 @@ from anydpo import PreferenceJob, Result
 
 FOLDER = Path(__file__).parents[1] / "src" / "anydpo" / "schemas"
 
-for model, name, mode in ((PreferenceJob, "job", "validation"), (Result, "result", "serialization")):
-    schema = model.model_json_schema(mode=mode)
+schemas = {
+    "job": PreferenceJob.model_json_schema(),
+    "result": Result.model_json_schema(mode="serialization"),
+}
+for name, schema in schemas.items():
     (FOLDER / f"{name}.schema.json").write_text(json.dumps(schema, indent=1) + "\n")

@@ -76,7 +76,7 @@ def gpu_memory() -> float | None:
         return None
     query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
+        said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
         return float(said.split()[0]) * 1024**2
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
@@ -114,7 +114,7 @@ def wait_for_lock(folder: Path, seconds: float = 60.0) -> None:
 def run_trainer(python: str, command: str, config: Path, out: Path) -> None:
     """Run a command of the trainer to its end; raises `RunFailed` with its own words."""
     arguments = [python, "-m", "anydpo_trainer", command, str(config), "--out", str(out)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         result = out / trainer_folder.RESULT
         error = json.loads(result.read_text("utf-8"))["error"] if result.exists() else None

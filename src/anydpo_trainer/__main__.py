@@ -59,6 +59,8 @@ def _run(command: str, config: Any, out: Path) -> int:
 def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, first: bool) -> int:
     """Import what is heavy, join the peers, run the command and leave its result."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # the log is lines, also when nobody watches
+    # OpenMP's threads wait by spinning; two trainers on one machine then take ten times as long as one after the other
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
     from transformers.utils import logging as transformers_log
 

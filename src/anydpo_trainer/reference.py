@@ -84,9 +84,7 @@ def compute_table(
     return table
 
 
-def _key(
-    model: Any, pairs: Sequence[Encoded], method: Method, engine: Engine, parts: Sequence[Sequence[int]]
-) -> str:
+def _key(model: Any, pairs: Sequence[Encoded], method: Method, engine: Engine, parts: Sequence[Sequence[int]]) -> str:
     """Return a hash of all that the values depend on: weights, ids, damping, arithmetic.
 
     What stands together in a forward pass moves the last bits, so it counts too: a cache never changes a number.

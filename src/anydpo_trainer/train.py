@@ -134,12 +134,12 @@ def _read(config: Config, tokenizer: Any, known: Any) -> Data:
     limit = config.max_length or models.context_length(known)
     encoder = Encoder(tokenizer, config.chat_template, limit, config.truncation)
     train_pairs = list(encoder.pairs(read_rows(config.train_data)))
-    validation = list(encoder.pairs(read_rows(config.validation_data))) if config.validation_data else []
     if not train_pairs:
         reasons = ", ".join(f"{count} {reason}" for reason, count in encoder.refused.counts.items())
         raise TrainerError(
             "no_pairs", f"{config.train_data}: no pair can be trained ({reasons or 'the file is empty'})"
         )
+    validation = list(encoder.pairs(read_rows(config.validation_data))) if config.validation_data else []
     for row in encoder.refused.rows[:10]:
         log.warning("%(source)s: %(reason)s: %(detail)s; the pair is left out", row)
     log.info(

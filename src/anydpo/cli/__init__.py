@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anydpo.errors import Invalid
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; every error becomes a sentence and a code, never a traceback."""
-    from typer import Abort, BadParameter, Exit
+    from typer import Abort, Exit
     from typer.main import get_command
 
     from anydpo.cli.app import app
@@ -21,13 +25,10 @@ def run(arguments: list[str]) -> int:
     from anydpo.errors import AnyDPOError, Invalid
 
     as_json = "--json" in arguments
-    _, _, usage_error, *_ = BadParameter.__mro__  # click's own, or the copy that newer typers carry
     try:
         code = get_command(app).main(arguments, prog_name="anydpo", standalone_mode=False)
     except AnyDPOError as exc:
         return fail(exc, as_json=as_json)
-    except usage_error as exc:
-        return fail(Invalid(_sentence(exc), hint=_help_for(exc)), as_json=as_json)
     except Exit as exc:
         return exc.exit_code
     except (KeyboardInterrupt, Abort):
@@ -38,17 +39,22 @@ def run(arguments: list[str]) -> int:
     except OSError as exc:
         name = f"{exc.filename}: " if exc.filename else ""
         return fail(Invalid(f"{name}{exc.strerror or exc}", hint=_space_hint(exc)), as_json=as_json)
+    except Exception as exc:
+        if (wrong := _usage_error(exc)) is None:
+            raise
+        return fail(wrong, as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
-def _sentence(exc: BaseException) -> str:
-    said: str = exc.format_message() if hasattr(exc, "format_message") else str(exc)
-    return said
+def _usage_error(exc: Exception) -> Invalid | None:
+    """Return our form of what click says, or of the copy of it that newer typers carry; None for any other error."""
+    said = getattr(exc, "format_message", None)
+    if said is None:
+        return None
+    from anydpo.errors import Invalid
 
-
-def _help_for(exc: BaseException) -> str | None:
     context = getattr(exc, "ctx", None)
-    return f"{context.command_path} --help" if context is not None else None
+    return Invalid(said(), hint=f"{context.command_path} --help" if context is not None else None)
 
 
 def _space_hint(exc: OSError) -> str | None:
