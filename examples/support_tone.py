@@ -81,7 +81,9 @@ def main() -> int:
     print("* policy and reference are one model then: no pair is told apart\n")
     changed = next((s for s in written if not samples.is_on_brand(s.base or "")), written[0])
     print(f"question: {changed.prompt}\n  before: {changed.base}\n  after:  {changed.tuned}\n")
-    print(f"model:  {result.model.tuned}\nresult: anydpo show {run.id} --json\ntook:   {time.monotonic() - began:.0f} s")
+    print(
+        f"model:  {result.model.tuned}\nresult: anydpo show {run.id} --json\ntook:   {time.monotonic() - began:.0f} s"
+    )
     gain = tone["tuned"] - tone["base"]
     if given.shuffled:
         reached = accuracy <= 0.7 and abs(gain) <= 0.05

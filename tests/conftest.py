@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, their trainers included
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 HERE = Path(__file__).parent
 ORACLES = Path(os.environ.get("ANYDPO_ORACLES", HERE / "oracles"))
 FORMATS = Path(os.environ.get("ANYDPO_FORMATS", HERE / "formats"))

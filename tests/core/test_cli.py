@@ -98,9 +98,7 @@ def test_json_is_one_document_and_talk_goes_to_stderr(anydpo: Run, job: Path) ->
     found = document(anydpo("lint", "prefs.jsonl", "--json"))
     assert (found["format"], found["rows"], found["pairs"]) == ("trl_standard_explicit", 40, 40)
     found = document(anydpo("check", job, "--json", "-o", "plan.json"))
-    assert found.keys() >= {
-        *("ok", "place", "route_reason", "problems", "warnings", "ignored", "requests", "quote")
-    }
+    assert found.keys() >= {*("ok", "place", "route_reason", "problems", "warnings", "ignored", "requests", "quote")}
     assert found["requests"][0].keys() == {"method", "url", "body"}
     assert json.loads(Path("plan.json").read_text()) == found
     found = document(anydpo("run", job, "--json"))
@@ -135,7 +133,18 @@ def test_a_place_that_is_not_installed(anydpo: Run, job: Path) -> None:
 
 
 def test_flags_override_the_file_and_stand_alone(anydpo: Run, job: Path) -> None:
-    flags = ("--beta", "0.3", "--loss-type", "ipo", "--epochs", "2", "--set", "method.use_weighting=true", "--seed", "5")
+    flags = (
+        "--beta",
+        "0.3",
+        "--loss-type",
+        "ipo",
+        "--epochs",
+        "2",
+        "--set",
+        "method.use_weighting=true",
+        "--seed",
+        "5",
+    )
     body = document(anydpo("check", job, *flags, "--json"))["requests"][0]["body"]
     assert body["method"]["beta"] == 0.3
     assert body["method"]["loss_type"] == ["ipo"]
@@ -146,7 +155,9 @@ def test_flags_override_the_file_and_stand_alone(anydpo: Run, job: Path) -> None
     assert body["adapter"]["r"] == 4
     assert body["shuffle"] is False
     assert body["validation_data"] is None
-    body = document(anydpo("check", *alone[:4], "--adapter", "lora", "--learning-rate", "auto", "--json"))["requests"][0]
+    body = document(anydpo("check", *alone[:4], "--adapter", "lora", "--learning-rate", "auto", "--json"))["requests"][
+        0
+    ]
     assert body["body"]["adapter"]["r"] == 16
 
 
@@ -202,7 +213,9 @@ def test_wrong_input_is_a_sentence_and_exit_2(
 
 
 def test_only_bad_rows_are_reported_row_by_row(anydpo: Run, tmp_path: Path) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "b"}\n{"prompt": "a", "chosen": "b"}\n')
+    (tmp_path / "bad.jsonl").write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "b"}\n{"prompt": "a", "chosen": "b"}\n'
+    )
     said = anydpo("lint", "bad.jsonl", "--json", "--format", "trl_standard_explicit")
     assert said[0] == 2
     found = document(said)
@@ -238,7 +251,9 @@ def test_convert_says_what_is_lost_before_it_is(anydpo: Run, tmp_path: Path) -> 
     code, _, err = anydpo("convert", "w.jsonl", "--to", "openai", "-o", "x.jsonl")
     assert code == 0
     assert "openai has no place for a margin (1 pairs), a weight (1 pairs)" in err
-    assert document(anydpo("convert", "w.jsonl", "--to", "together", "-o", "y.jsonl", "--json"))["lost"] == {"margin": 1}
+    assert document(anydpo("convert", "w.jsonl", "--to", "together", "-o", "y.jsonl", "--json"))["lost"] == {
+        "margin": 1
+    }
 
 
 def test_a_full_disk(anydpo: Run, job: Path, tmp_path: Path) -> None:
@@ -270,7 +285,9 @@ def test_a_failed_run_exits_1_with_its_reason(anydpo: Run, job: Path) -> None:
 
 
 def test_control_characters_in_data_do_not_reach_the_terminal(anydpo: Run, tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"\\u001b[31mprompt": "a", "chosen": "\\u001b]0;owned\\u0007", "rejected": "c"}\n')
+    (tmp_path / "x.jsonl").write_text(
+        '{"\\u001b[31mprompt": "a", "chosen": "\\u001b]0;owned\\u0007", "rejected": "c"}\n'
+    )
     _, out, err = anydpo("lint", "x.jsonl", "--format", "trl_standard_explicit")
     assert "\x1b" not in out + err
 
@@ -283,13 +300,9 @@ def test_help_names_every_command_of_this_version(anydpo: Run) -> None:
         assert anydpo(command, "--help")[0] == 0
 
 
-def command(job: Path, **options: Any) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", "from anydpo.cli import main; main()", "run", str(job), "--set", "epochs=400"]
-    return subprocess.Popen(arguments, env={**os.environ, "TERM": "xterm"}, **options)
-
-
 def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(anydpo: Run, job: Path) -> None:
-    process = command(job, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    arguments = [sys.executable, "-c", "from anydpo.cli import main; main()", "run", str(job), "--set", "epochs=400"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stderr is not None
     said = b""
     while b"running" not in said:
@@ -310,7 +323,8 @@ def test_a_terminal_gets_a_bar_with_loss_and_margin(job: Path, tmp_path: Path) -
         [sys.executable, "-c", "from anydpo.cli import main; main()", "run", str(job)],
         stderr=theirs,
         stdout=subprocess.PIPE,
-        env={key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "120"},
+        env={key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        | {"TERM": "xterm", "COLUMNS": "120"},
     )
     os.close(theirs)
     shown = b""

@@ -37,7 +37,12 @@ def test_a_healthy_run_has_nothing_to_say() -> None:
 
 @pytest.mark.parametrize(
     ("value", "method"),
-    [(LN2, {}), (1.0, {"loss_type": ["hinge"]}), (2 * LN2, {"loss_type": "bco_pair"}), (1.0, {"loss_type": "apo_zero"})],
+    [
+        (LN2, {}),
+        (1.0, {"loss_type": ["hinge"]}),
+        (2 * LN2, {"loss_type": "bco_pair"}),
+        (1.0, {"loss_type": "apo_zero"}),
+    ],
 )
 def test_a_loss_that_stays_where_it_began(value: float, method: dict[str, Any]) -> None:
     (notice,) = diagnose(history(loss=[value + 1e-6 * i for i in range(8)]), method)
@@ -72,7 +77,9 @@ def test_both_log_probabilities_falling_is_explained() -> None:
 
 
 def test_a_little_down_is_no_alarm() -> None:
-    little = history(loss=[0.6] * 6, chosen=[0.0, -0.01, -0.02, -0.02, -0.03, -0.04], rejected=[-0.1 * i for i in range(6)])
+    little = history(
+        loss=[0.6] * 6, chosen=[0.0, -0.01, -0.02, -0.02, -0.03, -0.04], rejected=[-0.1 * i for i in range(6)]
+    )
     assert "both_falling" not in codes(little)
 
 

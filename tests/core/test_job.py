@@ -89,7 +89,7 @@ def test_errors_are_ours_and_value_errors() -> None:
 def test_the_job_cannot_change_but_be_replaced() -> None:
     job = PreferenceJob(model="tiny", data="x.jsonl", method=DPO(beta=0.3))
     with pytest.raises(ValidationError):
-        job.epochs = 3  # type: ignore[misc]
+        job.epochs = 3
     other = job.replace(epochs=3)
     assert (other.epochs, other.method.beta, job.epochs) == (3, 0.3, 1)
     assert other.model_fields_set == {"model", "data", "method", "epochs"}

@@ -36,7 +36,8 @@ def test_no_word_of_a_transcript_is_lost_or_moved(hh: Path) -> None:
     TRL's own reader moves the beginning of the reply into the prompt in 19 % of these rows.
     """
     path = hh / "harmless-base-train.jsonl.gz"
-    rows = [json.loads(line) for line in gzip.open(path)]
+    with gzip.open(path) as file:
+        rows = [json.loads(line) for line in file]
     checked = 0
     for pair in anydpo.load(path):
         row = rows[int(pair.source.rpartition(":")[2]) - 1]

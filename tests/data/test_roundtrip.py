@@ -19,9 +19,10 @@ from anydpo.data.read import load
 from anydpo.data.write import FieldsLost, write
 from anydpo.errors import DataInvalid
 
-words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(lambda t: t.strip())
+letters = st.characters(exclude_categories=["Cs"])
+words = st.text(letters, min_size=1, max_size=30).filter(lambda t: t.strip())
 arguments = st.dictionaries(
-    st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=5),
+    st.text(letters, min_size=1, max_size=5),
     st.one_of(st.integers(-(2**53), 2**53), st.booleans(), words, st.lists(st.integers(0, 9), max_size=3)),
     max_size=3,
 )
@@ -31,7 +32,11 @@ arguments = st.dictionaries(
 def tool_calls(draw: st.DrawFn) -> dict[str, Any]:
     text = json.dumps(draw(arguments), ensure_ascii=False, separators=(",", ":"))
     call = {"id": draw(st.sampled_from(["call_a", "x7"])), "type": "function"}
-    return {"role": "assistant", "content": None, "tool_calls": [{**call, "function": {"name": "f", "arguments": text}}]}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{**call, "function": {"name": "f", "arguments": text}}],
+    }
 
 
 def said(role: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -137,9 +142,7 @@ def test_fingerprint_is_what_the_contract_says(given_pairs: list[PreferencePair]
 
 
 def test_the_same_pairs_have_one_fingerprint(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": "No."} for i in range(50)
-    ]
+    rows = [{"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": "No."} for i in range(50)]
     source = load(rows)
     seen = {source.fingerprint}
     for writer in ("trl", "trl_chat", "openai", "azure", "together", "canonical"):

@@ -89,9 +89,7 @@ def same(left: list[dict[str, Any]], right: list[dict[str, Any]], tolerance: flo
     if [record.keys() for record in left] != [record.keys() for record in right]:
         return False
     return all(
-        value == other
-        if not isinstance(value, float)
-        else abs(value - other) <= tolerance * max(1.0, abs(value))
+        value == other if not isinstance(value, float) else abs(value - other) <= tolerance * max(1.0, abs(value))
         for a, b in zip(left, right, strict=True)
         for value, other in zip(a.values(), b.values(), strict=True)
     )

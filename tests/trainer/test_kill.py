@@ -88,7 +88,7 @@ def test_killed_at_random_moments_and_resumed(job: dict[str, Any], tmp_path: Pat
         assert (out / "pairs.jsonl").read_text() == (unbroken / "pairs.jsonl").read_text()
         result = json.loads((out / "result.json").read_text())
         assert result["state"] == "succeeded"
-    print(f"\nkilled {kills} times in {rounds} runs; every resumed run equals the unbroken one to 1e-6")
+    print(f"\nkilled {kills} times in {rounds} runs; every resumed run equals the unbroken one to 1e-6")  # noqa: T201
 
 
 def test_sigterm_saves_and_goes_on(job: dict[str, Any], tmp_path: Path) -> None:
@@ -116,7 +116,9 @@ def test_a_stop_file_cancels(job: dict[str, Any], tmp_path: Path) -> None:
     assert json.loads((out / "result.json").read_text())["state"] == "cancelled"
 
 
-def test_two_trainers_never_share_a_folder(job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_trainers_never_share_a_folder(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from anydpo_trainer.errors import TrainerError
     from anydpo_trainer.folder import locked
 

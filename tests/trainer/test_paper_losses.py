@@ -109,9 +109,7 @@ def test_orpo_adds_the_odds_ratio_to_likelihood(beta: float) -> None:
         return probability / (1 - probability)
 
     token_mean = sum(-r["w"] for r in rows) / sum(r["nw"] for r in rows)
-    expected = [
-        -math.log(win(math.log(odds(r["w"] / r["nw"]) / odds(r["l"] / r["nl"])))) * beta for r in rows
-    ]
+    expected = [-math.log(win(math.log(odds(r["w"] / r["nw"]) / odds(r["l"] / r["nl"])))) * beta for r in rows]
     found = pair_losses(without_reference(scores), Method(beta=beta, loss_type=("orpo",)))
     assert found.mean().item() == pytest.approx(token_mean + sum(expected) / PAIRS, rel=1e-12)
     alone = [e + -r["w"] / (sum(x["nw"] for x in rows) / PAIRS) for e, r in zip(expected, rows, strict=True)]

@@ -43,7 +43,7 @@ def test_lora_on_human_pairs(hh: Path, full: bool) -> None:
     accuracy, margin = result.metric("eval/rewards/accuracies"), result.metric("eval/rewards/margins")
     assert accuracy is not None
     assert margin is not None
-    print(f"\nsmollm2-135m, {train} pairs, {steps} steps: held-out accuracy {accuracy:.3f}, margin {margin:.4f}")
+    print(f"\nsmollm2-135m, {train} pairs, {steps} steps: held-out accuracy {accuracy:.3f}, margin {margin:.4f}")  # noqa: T201
     assert result.model.tuned is not None
     model: Any = AutoPeftModelForCausalLM.from_pretrained(result.model.tuned)
     tokenizer = AutoTokenizer.from_pretrained(result.model.tuned)

@@ -172,7 +172,9 @@ def test_a_pair_that_does_not_fit_is_left_out_whole_with_its_line() -> None:
 
 def test_truncation_when_asked_for_keeps_the_prompt_and_cuts_answers() -> None:
     tokenizer = make()
-    pairs, encoder = encode(tokenizer, row("abcd", "efghijkl", "m"), row("x" * 9), max_length=8, truncation="keep_start")
+    pairs, encoder = encode(
+        tokenizer, row("abcd", "efghijkl", "m"), row("x" * 9), max_length=8, truncation="keep_start"
+    )
     assert [text(tokenizer, ids) for ids in pairs[0][:3]] == ["abcd", "efgh", "m</s>"]
     assert encoder.refused.counts == {"too_long": 1}  # a prompt alone has no answer to learn
 

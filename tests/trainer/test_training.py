@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def close_weights(left: Path, right: Path, tolerance: float) -> bool:
     a, b = weights(left), weights(right)
     return a.keys() == b.keys() and all(torch.allclose(a[n], b[n], rtol=0, atol=tolerance) for n in a)
+
+
+def after(questions: int) -> Callable[[], str | None]:
+    """Ask a run to stop once it has looked that often whether it should."""
+    asked = itertools.count()
+    return lambda: "interrupted" if next(asked) > questions else None
 
 
 @pytest.mark.parametrize(
@@ -219,11 +226,9 @@ def test_stopping_anywhere_and_going_on_changes_nothing(
 ) -> None:
     options = {**base, "adapter": adapter, "epochs": 2, "dtype": "float32", "save_steps": 3, **extra}
     _, unbroken = run(tmp_path / "unbroken", **options)
-    asked = itertools.count()
-    for stop_at in (4, 2, 5):  # questions the loop asks, so that a stop falls into different places
-        start = next(asked)
+    for stop_at in (4, 2, 1):  # questions the loop asks, so that a stop falls into different places
         with pytest.raises(Stopped):
-            run(tmp_path / "broken", **options, stop=lambda s=start, n=stop_at: "interrupted" if next(asked) - s > n else None)
+            run(tmp_path / "broken", **options, stop=after(stop_at))
     _, resumed = run(tmp_path / "broken", **options)
     assert same(unbroken, resumed, 1e-6)
     assert close_weights(tmp_path / "unbroken" / "model", tmp_path / "broken" / "model", 1e-6)
@@ -233,9 +238,8 @@ def test_moving_reference_is_restored(base: dict[str, Any], tmp_path: Path) -> N
     method = {"sync_ref_model": True, "ref_model_sync_steps": 2}
     options = {**base, "method": method, "epochs": 2, "save_steps": 3}
     _, unbroken = run(tmp_path / "unbroken", **options)
-    asked = itertools.count()
     with pytest.raises(Stopped):
-        run(tmp_path / "broken", **options, stop=lambda: "interrupted" if next(asked) > 6 else None)
+        run(tmp_path / "broken", **options, stop=after(6))
     _, resumed = run(tmp_path / "broken", **options)
     assert same(unbroken, resumed, 1e-9)
 
@@ -275,10 +279,9 @@ def test_weights_that_do_not_fit_are_refused(model: str, tmp_path: Path) -> None
 def test_a_damaged_checkpoint_is_passed_over(base: dict[str, Any], tmp_path: Path) -> None:
     options = {**base, "epochs": 2, "save_steps": 2, "dtype": "float32"}
     _, unbroken = run(tmp_path / "unbroken", **options)
-    asked = itertools.count()
     with pytest.raises(Stopped):
-        run(tmp_path / "broken", **options, stop=lambda: "interrupted" if next(asked) > 8 else None)
-    newest = sorted((tmp_path / "broken" / "checkpoints").iterdir())[-1]
+        run(tmp_path / "broken", **options, stop=after(8))
+    newest = max((tmp_path / "broken" / "checkpoints").iterdir())
     weights_file = next((newest / "model").glob("*.safetensors"))
     weights_file.write_bytes(weights_file.read_bytes()[:-100])
     _, resumed = run(tmp_path / "broken", **options)
@@ -296,7 +299,7 @@ def test_checkpoints_are_pruned_but_the_best_stays(base: dict[str, Any], tmp_pat
 
 
 def test_loss_that_is_not_finite_stops_the_run(base: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match="not_finite|loss|norm") as found:
+    with pytest.raises(TrainerError, match="gradient norm") as found:
         run(tmp_path / "out", **{**base, "learning_rate": 1e6, "epochs": 10, "dtype": "float32", "max_grad_norm": 0.0})
     assert found.value.code == "not_finite"
     assert found.value.hint
@@ -304,7 +307,7 @@ def test_loss_that_is_not_finite_stops_the_run(base: dict[str, Any], tmp_path: P
 
 
 def test_no_pair_left_is_an_error(base: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match="22 too_long|too_long"):
+    with pytest.raises(TrainerError, match="22 too_long"):
         run(tmp_path / "out", **base, max_length=3)
 
 

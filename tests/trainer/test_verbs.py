@@ -98,7 +98,12 @@ def trained_free(trained: dict[str, Any]) -> dict[str, Any]:
 
 def test_generation_repeats_and_shares_its_luck(trained: dict[str, Any], tmp_path: Path) -> None:
     prompts = write_jsonl(tmp_path / "p.jsonl", [{"prompt": row["prompt"]} for row in text_pairs(5)])
-    wish = {"models": [trained["model"], trained["model"]], "prompts": str(prompts), "max_new_tokens": 8, "batch_size": 3}
+    wish = {
+        "models": [trained["model"], trained["model"]],
+        "prompts": str(prompts),
+        "max_new_tokens": 8,
+        "batch_size": 3,
+    }
     texts = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         out = tmp_path / name
@@ -134,7 +139,7 @@ def test_greedy_generation_is_that_of_plain_transformers(trained: dict[str, Any]
 
 
 def test_wrong_options_are_named() -> None:
-    with pytest.raises(ConfigError, match="did you mean|no such option"):
+    with pytest.raises(ConfigError, match="no such option"):
         Generation.parse({"models": ["tiny"], "prompts": "x", "temprature": 1})
     with pytest.raises(ConfigError, match="is required"):
         Evaluation.parse({"model": "tiny"})

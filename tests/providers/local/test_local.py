@@ -255,7 +255,7 @@ def test_a_field_that_may_be_ignored_is_listed(job: anydpo.PreferenceJob) -> Non
 def test_a_model_that_cannot_fit_is_refused_with_numbers(
     job: anydpo.PreferenceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine.memory, "available_ram", lambda: 1e5)
+    monkeypatch.setattr("anydpo_trainer.memory.available_ram", lambda: 1e5)
     monkeypatch.setattr(machine, "gpu_memory", lambda: None)
     (problem,) = anydpo.check(job, "local").problems
     assert problem.code == "no_memory"

@@ -1,0 +1,80 @@
+"""Documentation is run: every shell and Python block of every page, every example, and the build with no warning."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+BLOCK = re.compile(r"^```(sh|python|toml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    blocks = BLOCK.findall(page.read_text("utf-8"))
+    env = environment(tmp_path)
+    if any("support_tone.jsonl" in text and "init" not in text for _, text in blocks[:1]):
+        subprocess.run([BIN / "anydpo", "init", "."], cwd=tmp_path, env=env, check=True)
+    for language, text in blocks:
+        if language == "toml":
+            check_job(text, tmp_path)
+            continue
+        command = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else [sys.executable, "-c", text]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def check_job(text: str, folder: Path) -> None:
+    from anydpo import PreferenceJob
+
+    path = folder / "example.toml"
+    path.write_text(text)
+    assert PreferenceJob.from_toml(path).model
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    env = {**environment(tmp_path), "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert (tmp_path / "site" / "local" / "index.html").is_file()
+
+
+def test_the_page_of_losses_is_the_trainers_own_table() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from losses_page import page  # type: ignore[import-not-found]
+    finally:
+        sys.path.pop(0)
+    assert (ROOT / "docs" / "losses.md").read_text("utf-8") == page()
+
+
+def test_the_demo_reaches_what_it_promises(tmp_path: Path, full: bool) -> None:
+    """`make demo` runs the same file; `make proof` runs it with its control, so that they are not run twice here."""
+    if full:
+        return
+    command = [sys.executable, str(ROOT / "examples" / "support_tone.py"), "--folder", str(tmp_path / "demo")]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "reached what it promises" in done.stdout
+
+
+def test_readme_names_every_installed_place() -> None:
+    from anydpo import providers
+
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert all(f"| `{place}` |" in text for place in providers())
+    from anydpo_trainer.config import LOSSES
+
+    assert f"all {len(LOSSES)} |" in text
