@@ -47,10 +47,13 @@ class AnyDPOError(Exception):
     exit_code: ClassVar[int] = 1
     retryable: bool = False
     failover: bool = False
+    retry_after: float | None = None  # seconds the provider asked us to wait, where it said
 
-    def __init__(self, message: str, *, provider: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, provider: str | None = None, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
-        self.message, self.provider, self.hint = message, provider, hint
+        self.message, self.provider, self.hint, self.retry_after = message, provider, hint, retry_after
 
     def __str__(self) -> str:
         where = f"[{self.provider}] " if self.provider else ""
@@ -85,9 +88,10 @@ class JobInvalid(Invalid):
         *,
         provider: str | None = None,
         hint: str | None = None,
+        retry_after: float | None = None,
         problems: Sequence[Problem] = (),
     ) -> None:
-        super().__init__(message, provider=provider, hint=hint)
+        super().__init__(message, provider=provider, hint=hint, retry_after=retry_after)
         self.problems = tuple(problems)
 
     @classmethod

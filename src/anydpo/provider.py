@@ -6,9 +6,11 @@ of the frozen models below, so that nothing of a provider's own types leaks out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 from pydantic import Field, field_serializer
 
@@ -54,12 +56,48 @@ class DataFile(Part):
     bytes: int
     pairs: int
 
+    def open(self) -> BinaryIO:
+        """Open the file for reading; what is read is reported to whoever shows the upload's progress."""
+        return cast("BinaryIO", _Counted(Path(self.path).open("rb", buffering=0), self))
+
+
+Progress: TypeAlias = "Callable[[DataFile, int], None]"
+upload_progress: ContextVar[Progress | None] = ContextVar("upload_progress", default=None)
+
+
+class _Counted(io.BufferedReader):
+    """A file that tells `upload_progress` how far it was read, in bytes from the beginning."""
+
+    def __init__(self, raw: io.FileIO, file: DataFile) -> None:
+        super().__init__(raw, 1 << 20)
+        self._file, self._told = file, upload_progress.get()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read, and report the place in the file."""
+        found = super().read(size)
+        if self._told is not None:
+            self._told(self._file, self.tell())
+        return found
+
 
 class Staged(Part):
     """A file as the provider knows it."""
 
     name: Literal["train", "validation", "sft"]
     id: str
+
+
+class Examined(Part):
+    """What a provider's own check of a file has found so far; `line` counts from 1 in the file that was sent."""
+
+    class Finding(Part):
+        """One row, or the whole file, that the provider refuses."""
+
+        line: int | None = None
+        message: str
+
+    state: Literal["pending", "accepted", "refused"]
+    findings: tuple[Finding, ...] = ()
 
 
 class DataSummary(Part):
@@ -89,6 +127,14 @@ class Plan(Part):
     ignored: tuple[str, ...] = ()
     effective: dict[str, Any] = {}
     requests: tuple[Request, ...] = ()
+    sandbox: bool = Field(default=False, description="the endpoint is a rehearsal on this machine")
+    stages: tuple[Literal["sft", "dpo"], ...] = Field(
+        default=("dpo",), description="the jobs that the provider has to be given one after the other"
+    )
+    stage: Literal["sft", "dpo"] = Field(default="dpo", description="which of `stages` this is submitted as")
+    filled: dict[str, str] = Field(
+        default={}, description="placeholder → what is known by now: `sft_model` once that stage is done"
+    )
 
     @property
     def ok(self) -> bool:
@@ -200,6 +246,15 @@ class Provider(Protocol):
 
     def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
         """Bring the trained weights into a folder."""
+        ...
+
+
+@runtime_checkable
+class ChecksFiles(Protocol):
+    """A provider that examines an uploaded file on its own time, before a job can be made of it."""
+
+    def examine(self, staged: Staged) -> Examined:
+        """Return whether the provider has accepted the file, and what it says of it."""
         ...
 
 
