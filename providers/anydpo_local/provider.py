@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from anydpo.errors import DataInvalid, JobInvalid, Problem, RunFailed
+from anydpo.errors import DataInvalid, JobInvalid, Problem, ProviderRefused, RunFailed
 from anydpo.home import home
 from anydpo.job import PreferenceJob
 from anydpo.provider import (
@@ -146,7 +146,7 @@ class LocalProvider:
 
     def resume(self, ref: JobRef) -> None:
         """Start the trainer again if it neither runs nor has ended; it goes on from its last checkpoint."""
-        folder = _folder(ref.id)
+        folder = _made(ref)
         if (folder / trainer_folder.RESULT).exists() or trainer_folder.is_held(folder):
             return
         python = (folder / "python").read_text("utf-8")
@@ -156,7 +156,7 @@ class LocalProvider:
 
     def poll(self, ref: JobRef, cursor: str = "") -> Poll:
         """Return the state and what was written since the cursor, which is a place in each of the two files."""
-        folder = _folder(ref.id)
+        folder = _made(ref)
         state = _state(folder)  # before reading, so that a terminal state comes with everything written
         metrics_at, log_at = (int(part) for part in (cursor or "0:0").split(":"))
         records, metrics_end, more_records = read_since(folder / trainer_folder.METRICS, metrics_at, MOST_EVENTS)
@@ -168,7 +168,7 @@ class LocalProvider:
 
     def result(self, ref: JobRef) -> Outcome:
         """Return what the run's folder holds."""
-        folder = _folder(ref.id)
+        folder = _made(ref)
         records, _, _ = read_since(folder / trainer_folder.METRICS, 0, None)
         state = _state(folder)
         found = dialect.outcome(folder, state, [json.loads(record) for record in records])
@@ -178,7 +178,7 @@ class LocalProvider:
 
     def cancel(self, ref: JobRef) -> None:
         """Ask the trainer to stop after its step; one that does not run is marked as cancelled."""
-        folder = _folder(ref.id)
+        folder = _made(ref)
         if (folder / trainer_folder.RESULT).exists():
             return
         (folder / trainer_folder.STOP).touch()
@@ -187,9 +187,14 @@ class LocalProvider:
                 folder / trainer_folder.RESULT, {"schema": 1, "state": "cancelled", "error": None}
             )
 
+    def found(self) -> tuple[tuple[str, JobRef], ...]:
+        """Return every job of this home folder; its key is its name."""
+        made = sorted((home() / "local").glob("anydpo-*"))
+        return tuple((path.name, JobRef(id=path.name, place="local")) for path in made if (path / CONFIG).is_file())
+
     def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
         """Copy the trained weights, or a checkpoint's, to a folder that is not there yet or is empty."""
-        source = _weights(_folder(ref.id), checkpoint)
+        source = _weights(_made(ref), checkpoint)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise JobInvalid(f"{folder} is not empty", hint="fetch into a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +216,7 @@ class LocalProvider:
         seed: int,
     ) -> tuple[Sample, ...]:
         """Return completions by the model before DPO and the one after it, drawn with the same seed."""
-        folder = _folder(ref.id)
+        folder = _made(ref)
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         base = folder / "sft" if (folder / "sft").is_dir() else None
         models = [str(base) if base else config["start_from"] or config["model"], str(_weights(folder, None))]
@@ -251,6 +256,14 @@ class LocalProvider:
 
 def _folder(key: str) -> Path:
     return home() / "local" / key
+
+
+def _made(ref: JobRef) -> Path:
+    """Return the folder of a job that was submitted here."""
+    folder = _folder(ref.id)
+    if not (folder / CONFIG).is_file():
+        raise ProviderRefused(f"there is no job {ref.id} on this machine", provider="local", hint=f"looked in {folder}")
+    return folder
 
 
 def _state(folder: Path) -> State:

@@ -24,7 +24,9 @@ _WHERE = {
     "State": "anydpo.result",
     "check": "anydpo.plan",
     "load": "anydpo.data.read",
+    "Quote": "anydpo.provider",
     "providers": "anydpo.catalogue",
+    "quote": "anydpo.spend",
     "run": "anydpo.handle",
     "runs": "anydpo.handle",
     "sample": "anydpo.handle",
@@ -40,12 +42,14 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "LoRA",
     "SFT",
     "check",
+    "quote",
     "submit",
     "run",
     "sample",
     "runs",
     "providers",
     "Plan",
+    "Quote",
     "Run",
     "Event",
     "State",
@@ -64,8 +68,9 @@ if TYPE_CHECKING:
     from anydpo.handle import Run, run, runs, sample, submit
     from anydpo.job import DPO, SFT, LoRA, PreferenceJob
     from anydpo.plan import check
-    from anydpo.provider import Capabilities, Event, Plan
+    from anydpo.provider import Capabilities, Event, Plan, Quote
     from anydpo.result import Result, State
+    from anydpo.spend import quote
 
 
 def __getattr__(name: str) -> Any:

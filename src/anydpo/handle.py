@@ -10,23 +10,23 @@ from anydpo.dispatch import Dispatch
 from anydpo.errors import ProviderMissing
 from anydpo.home import home
 from anydpo.job import PreferenceJob
-from anydpo.journal import Journal
-from anydpo.plan import prepare
+from anydpo.journal import journal_of
+from anydpo.plan import Prepared, prepare
 from anydpo.provider import CanSample, Event
 from anydpo.result import Artifact, Result, Sample, State
+from anydpo.spend import hold_to
 
 
 class Run:
     """One user request: it can be watched, awaited, stopped and fetched from any process, at any time."""
 
-    def __init__(self, id: str, *, created: bool = False) -> None:  # noqa: A002
+    def __init__(self, id: str, *, created: bool = False, remaining: tuple[str, ...] = ()) -> None:  # noqa: A002
         """Find the run of this id, of the beginning of one, or of this name."""
-        self._dispatch = Dispatch(Journal(home()))
-        self.id, self.created = self._dispatch.journal.run(id).id, created
+        self._dispatch = Dispatch(journal_of(home()))
+        self.id, self.created, self.remaining = self._dispatch.journal.run(id).id, created, remaining
 
     def __repr__(self) -> str:
-        row = self._dispatch.journal.run(self.id)
-        return f"Run({self.id!r}, {row.place}, {row.state})"
+        return f"Run({self.id!r}, {self.place}, {self.state})"
 
     @property
     def state(self) -> State:
@@ -36,14 +36,21 @@ class Run:
     @property
     def place(self) -> str:
         """Where it runs, as `provider[/route]`."""
-        return self._dispatch.journal.run(self.id).place
+        attempts = self._dispatch.journal.attempts(self.id)
+        return attempts[-1].place if attempts else self._dispatch.journal.run(self.id).place
+
+    @property
+    def provider_job_id(self) -> str | None:
+        """What the provider calls the run's latest job, None where none is known."""
+        attempts = self._dispatch.journal.attempts(self.id)
+        return attempts[-1].provider_job_id if attempts else None
 
     def refresh(self) -> State:
         """Ask the provider once and return where the run stands."""
         return self._dispatch.refresh(self.id)
 
     def watch(self) -> Iterator[Event]:
-        """Yield every event from the beginning until the run ends or pauses."""
+        """Yield every event from the beginning until the run ends or pauses, taking the steps that are due."""
         return self._dispatch.watch(self.id)
 
     def events(self) -> Iterator[Event]:
@@ -52,11 +59,8 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> Result:
         """Return the result when the run has ended or paused; raises `TimeoutError` after `timeout` seconds."""
-        clock = self._dispatch.clock
-        deadline = None if timeout is None else clock.now() + timeout
-        for _ in self.watch():
-            if deadline is not None and clock.now() > deadline:
-                raise TimeoutError(f"run {self.id} is still {self.state} after {timeout:g} s; it goes on")
+        for _ in self._dispatch.watch(self.id, timeout=timeout):
+            pass
         return self.result()
 
     def result(self) -> Result:
@@ -68,7 +72,7 @@ class Run:
         self._dispatch.cancel(self.id)
 
     def resume(self) -> None:
-        """Let an interrupted run go on from its last checkpoint."""
+        """Let an interrupted run go on from its last checkpoint, or from the step that nobody has taken."""
         self._dispatch.resume(self.id)
 
     def fetch(self, folder: str | Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
@@ -91,15 +95,74 @@ class Run:
 
 
 @overload
-def submit(job: PreferenceJob, place: str, *, again: bool = False) -> Run: ...
+def submit(
+    job: PreferenceJob,
+    place: str,
+    *,
+    again: bool = ...,
+    resubmit: bool = ...,
+    adopt: str | None = ...,
+    max_cost_usd: float | None = ...,
+    allow_unknown_price: bool = ...,
+) -> Run: ...
 @overload
-def submit(job: PreferenceJob, place: list[str] | tuple[str, ...], *, again: bool = False) -> list[Run]: ...
-def submit(job: PreferenceJob, place: str | list[str] | tuple[str, ...], *, again: bool = False) -> Run | list[Run]:
-    """Send the job to a place, or to each of several, and return its run; the same job again is the same run."""
-    if not isinstance(place, str):
-        return [submit(job, one, again=again) for one in place]
-    run, created = Dispatch(Journal(home())).submit(prepare(job, place), again=again)
-    return Run(run, created=created)
+def submit(
+    job: PreferenceJob,
+    place: list[str] | tuple[str, ...],
+    *,
+    again: bool = ...,
+    resubmit: bool = ...,
+    adopt: str | None = ...,
+    max_cost_usd: float | None = ...,
+    allow_unknown_price: bool = ...,
+) -> list[Run]: ...
+def submit(
+    job: PreferenceJob,
+    place: str | list[str] | tuple[str, ...],
+    *,
+    again: bool = False,
+    resubmit: bool = False,
+    adopt: str | None = None,
+    max_cost_usd: float | None = None,
+    allow_unknown_price: bool = False,
+) -> Run | list[Run]:
+    """Send the job to a place, or to each of several, and return its run; the same job again is the same run.
+
+    `again` makes a new attempt of a run that has ended; of one whose outcome is unknown, `resubmit` makes a new
+    attempt and `adopt` takes the provider's job of that id. Nothing is sent where all of it together may cost more
+    than `max_cost_usd`, or where a price is not known, unless that is allowed.
+    """
+    places = [place] if isinstance(place, str) else list(place)
+    prepared = [prepare(job, one).or_raise() for one in places]
+    made = send(
+        prepared,
+        again=again,
+        resubmit=resubmit,
+        adopt=adopt,
+        max_cost_usd=max_cost_usd,
+        allow_unknown_price=allow_unknown_price,
+    )
+    return made[0] if isinstance(place, str) else made
+
+
+def send(
+    prepared: Sequence[Prepared],
+    *,
+    again: bool = False,
+    resubmit: bool = False,
+    adopt: str | None = None,
+    max_cost_usd: float | None = None,
+    allow_unknown_price: bool = False,
+) -> list[Run]:
+    """Send jobs that are planned already; all of them, or none where the cap forbids."""
+    dispatch = Dispatch(journal_of(home()))
+    new = [one for one in prepared if adopt is None and dispatch.would_send(one, again=again, resubmit=resubmit)]
+    hold_to(max_cost_usd, new, allow_unknown_price=allow_unknown_price)
+    made = []
+    for one in prepared:
+        done = dispatch.submit(one, again=again, resubmit=resubmit, adopt=adopt)
+        made.append(Run(done.run, created=done.created, remaining=done.remaining))
+    return made
 
 
 def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:
@@ -109,7 +172,7 @@ def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Res
 
 def runs() -> list[Run]:
     """Return every run of this home folder, the newest first."""
-    return [Run(row.id) for row in Journal(home()).runs()]
+    return [Run(row.id) for row in journal_of(home()).runs()]
 
 
 def sample(

@@ -1,104 +1,75 @@
 """What we meant to do, written down before we do it: runs, their attempts, and each attempt's steps, in sqlite.
 
 One process at a time acts for a run, under a lock that the kernel releases when the process dies. Secrets are never
-written: plans and requests reach the journal masked.
+written: plans and requests reach the journal masked. Every row carries a checksum, so that a damaged one is refused
+and never taken for another truth.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sqlite3
-import sys
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from anydpo.errors import JournalError
+from anydpo.locks import held
+from anydpo.records import COLUMNS, AttemptRow, Phase, RunRow, StepRow, attempt_row, run_row
 from anydpo.result import State
+
+NAME, MARKER = "journal.db", "journal.id"
+DONE = ("succeeded", "failed", "cancelled")
 
 # Each entry is one schema version, applied in order; an entry never changes once released.
 MIGRATIONS = (
     """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE "group" (
         id TEXT PRIMARY KEY, kind TEXT NOT NULL, created REAL NOT NULL, request TEXT NOT NULL
     ) STRICT;
     CREATE TABLE run (
         id TEXT PRIMARY KEY, created REAL NOT NULL, name TEXT, place TEXT NOT NULL, target TEXT NOT NULL,
         job TEXT NOT NULL, fingerprint TEXT NOT NULL, data TEXT NOT NULL, state TEXT NOT NULL,
-        group_id TEXT REFERENCES "group" (id)
+        group_id TEXT REFERENCES "group" (id), sum TEXT NOT NULL DEFAULT ''
     ) STRICT;
     CREATE TABLE attempt (
-        key TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES run (id), number INTEGER NOT NULL,
-        place TEXT NOT NULL, stage TEXT NOT NULL, plan TEXT NOT NULL, phase TEXT NOT NULL, staged TEXT,
-        provider_job_id TEXT, state TEXT NOT NULL, cursor TEXT NOT NULL DEFAULT '', error TEXT, result TEXT,
-        created REAL NOT NULL, submitted REAL, started REAL, finished REAL
+        id TEXT PRIMARY KEY, key TEXT NOT NULL, run TEXT NOT NULL REFERENCES run (id), number INTEGER NOT NULL,
+        stage TEXT NOT NULL,
+        place TEXT NOT NULL, plan TEXT NOT NULL, files TEXT NOT NULL, phase TEXT NOT NULL, staged TEXT,
+        provider_job_id TEXT, state TEXT NOT NULL, error TEXT, result TEXT,
+        created REAL NOT NULL, submitted REAL, finished REAL, sum TEXT NOT NULL DEFAULT ''
     ) STRICT;
     CREATE INDEX attempt_of_run ON attempt (run, number);
+    CREATE INDEX attempt_of_key ON attempt (key);
     CREATE TABLE step (
-        id INTEGER PRIMARY KEY, attempt TEXT NOT NULL REFERENCES attempt (key), name TEXT NOT NULL,
+        id INTEGER PRIMARY KEY, attempt TEXT NOT NULL REFERENCES attempt (id), name TEXT NOT NULL,
         at REAL NOT NULL, detail TEXT NOT NULL DEFAULT ''
     ) STRICT;
     """,
 )
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """One user request."""
-
-    id: str
-    created: float
-    name: str | None
-    place: str
-    target: str
-    job: dict[str, Any]
-    fingerprint: str
-    data: dict[str, Any]
-    state: State
-
-
-@dataclass(frozen=True)
-class AttemptRow:
-    """One try of a run at a place. `phase` is intended, staged, submitting or submitted."""
-
-    key: str
-    run: str
-    number: int
-    place: str
-    stage: str
-    plan: dict[str, Any]
-    phase: str
-    staged: list[dict[str, Any]]
-    provider_job_id: str | None
-    state: State
-    cursor: str
-    error: dict[str, Any] | None
-    result: dict[str, Any] | None
-    created: float
-    submitted: float | None
-    started: float | None
-    finished: float | None
-
-
 class Journal:
     """The record of one home folder. Raises `JournalError` with a way to repair it; it is never silently empty."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home
-        path = home / "journal.db"
+        self.home, self.path = home, home / NAME
+        self._guard = threading.RLock()
         try:
             home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._migrate(path)
-        except (OSError, sqlite3.Error) as exc:
+            with held(home / "journal.lock"):
+                self._db = self._open()
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
+        except OSError as exc:
             raise JournalError(
-                f"{path}: {exc}", hint="check the folder's rights and free space, or set ANYDPO_HOME to another one"
+                f"{self.path}: {exc.strerror or exc}", hint="check the folder's rights, or set ANYDPO_HOME to another"
             ) from exc
 
     def close(self) -> None:
@@ -106,62 +77,56 @@ class Journal:
         self._db.close()
 
     @contextmanager
-    def acting(self, run: str) -> Iterator[None]:
-        """Wait until this process alone acts for a run."""
+    def acting(self, run: str, *, wait: bool = True) -> Iterator[bool]:
+        """Let this process alone act for a run; with `wait=False` yield whether it may."""
         folder = self.home / "locks"
         folder.mkdir(exist_ok=True)
-        with (folder / f"{run}.lock").open("w") as file:
-            _lock(file)
-            yield
+        with held(folder / f"{run}.lock", wait=wait) as mine:
+            yield mine
 
     def add_run(self, row: RunRow) -> None:
         """Record a request."""
-        self._do(
-            "INSERT INTO run (id, created, name, place, target, job, fingerprint, data, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(row.id, row.created, row.name, row.place, row.target),
-                *(_text(row.job), row.fingerprint, _text(row.data), row.state),
-            ),
-        )
+        values = {
+            **{name: getattr(row, name) for name in ("id", "created", "name", "place", "target", "fingerprint")},
+            "job": _text(row.job),
+            "data": _text(row.data),
+            "state": row.state.value,
+        }
+        with self._transaction():
+            self._insert("run", values)
 
-    def add_attempt(self, key: str, run: str, number: int, plan: dict[str, Any], at: float) -> None:
+    def add_attempt(self, row: AttemptRow) -> None:
         """Record an attempt that is intended, before anything of it is sent."""
-        self._do(
-            "INSERT INTO attempt (key, run, number, place, stage, plan, phase, state, created) "
-            "VALUES (?, ?, ?, ?, 'dpo', ?, 'intended', 'pending', ?)",
-            (key, run, number, plan["place"], _text(plan), at),
-        )
+        with self._transaction():
+            self._insert("attempt", {name: _column(getattr(row, name)) for name in COLUMNS["attempt"]})
+            self._note(row.id, row.phase, row.created)
 
-    def step(self, key: str, phase: str, at: float, **values: Any) -> None:
+    def step(self, attempt: str, phase: Phase, at: float, **values: Any) -> None:
         """Move an attempt to a phase and note when; `values` are columns to set with it."""
-        columns = {name: _text(v) if isinstance(v, (dict, list)) else v for name, v in values.items()}
-        assignments = "".join(f", {name} = ?" for name in columns)
         with self._transaction():
-            self._db.execute(
-                f"UPDATE attempt SET phase = ?{assignments} WHERE key = ?", (phase, *columns.values(), key)
-            )
-            self._db.execute("INSERT INTO step (attempt, name, at) VALUES (?, ?, ?)", (key, phase, at))
+            self._update("attempt", attempt, {"phase": phase, **values})
+            self._note(attempt, phase, at)
 
-    def observe(self, key: str, run: str, state: State, **values: Any) -> None:
-        """Record a state that the provider reported; a terminal state is never overwritten."""
-        columns = {name: _text(v) if isinstance(v, (dict, list)) else v for name, v in values.items()}
-        assignments = "".join(f", {name} = ?" for name in columns)
-        done = ("succeeded", "failed", "cancelled")
+    def observe(self, attempt: str, state: State, *, of_run: State | None = None, **values: Any) -> bool:
+        """Record a state and say whether it counts: a terminal one is never overwritten.
+
+        `of_run` is what it means for the run, where that is something else.
+        """
         with self._transaction():
-            changed = self._db.execute(
-                f"UPDATE attempt SET state = ?{assignments} WHERE key = ? AND state NOT IN (?, ?, ?)",
-                (state, *columns.values(), key, *done),
-            ).rowcount
-            if changed:
-                self._db.execute("UPDATE run SET state = ? WHERE id = ?", (state, run))
+            (found,) = self._ask("SELECT run, state FROM attempt WHERE id = ?", (attempt,))
+            if found["state"] in DONE:
+                return False
+            self._update("attempt", attempt, {"state": state, **values})
+            self._update("run", found["run"], {"state": of_run or state})
+            return True
 
     def run(self, prefix: str) -> RunRow:
         """Return the run whose id, or whose name, this is or begins with."""
-        rows = self._ask("SELECT * FROM run WHERE id LIKE ? || '%' OR name = ?", (prefix, prefix))
+        like = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        rows = self._ask("SELECT * FROM run WHERE id LIKE ? || '%' ESCAPE '\\' OR name = ?", (like, prefix))
         exact = [row for row in rows if row["id"] == prefix]
         if len(exact or rows) == 1:
-            return _run_row((exact or rows)[0])
+            return run_row(self._checked("run", (exact or rows)[0]))
         if rows:
             raise JournalUnknown(f"{prefix!r} fits {len(rows)} runs: {', '.join(row['id'] for row in rows[:5])}")
         raise JournalUnknown(f"no run {prefix!r}", hint="`anydpo list` shows the runs of this home folder")
@@ -169,21 +134,77 @@ class Journal:
     def known(self, run: str) -> RunRow | None:
         """Return the run of exactly this id, None where there is none."""
         rows = self._ask("SELECT * FROM run WHERE id = ?", (run,))
-        return _run_row(rows[0]) if rows else None
+        return run_row(self._checked("run", rows[0])) if rows else None
 
     def runs(self) -> list[RunRow]:
         """Return all runs, the newest first."""
-        return [_run_row(row) for row in self._ask("SELECT * FROM run ORDER BY created DESC, id", ())]
+        rows = self._ask("SELECT * FROM run ORDER BY created DESC, id", ())
+        return [run_row(self._checked("run", row)) for row in rows]
 
     def attempts(self, run: str) -> list[AttemptRow]:
-        """Return a run's attempts, the first first."""
-        return [_attempt_row(row) for row in self._ask("SELECT * FROM attempt WHERE run = ? ORDER BY number", (run,))]
+        """Return a run's attempts in the order in which they were made."""
+        rows = self._ask("SELECT * FROM attempt WHERE run = ? ORDER BY number, rowid", (run,))
+        return [attempt_row(self._checked("attempt", row)) for row in rows]
 
-    def _migrate(self, path: Path) -> None:
+    def attempt(self, id: str) -> AttemptRow:  # noqa: A002
+        """Return the attempt of this id."""
+        (row,) = self._ask("SELECT * FROM attempt WHERE id = ?", (id,))
+        return attempt_row(self._checked("attempt", row))
+
+    def holding(self, key: str) -> list[AttemptRow]:
+        """Return the attempts that were given this key."""
+        rows = self._ask("SELECT * FROM attempt WHERE key = ? ORDER BY rowid", (key,))
+        return [attempt_row(self._checked("attempt", row)) for row in rows]
+
+    def forget(self, run: str) -> None:
+        """Remove a run that `doctor --rebuild` had found without its job, once the job itself is known."""
+        with self._transaction():
+            self._db.execute("DELETE FROM step WHERE attempt IN (SELECT id FROM attempt WHERE run = ?)", (run,))
+            self._db.execute("DELETE FROM attempt WHERE run = ?", (run,))
+            self._db.execute("DELETE FROM run WHERE id = ?", (run,))
+
+    def steps(self, attempt: str) -> list[StepRow]:
+        """Return the steps of an attempt, the first first."""
+        rows = self._ask("SELECT name, at FROM step WHERE attempt = ? ORDER BY id", (attempt,))
+        return [StepRow(row["name"], row["at"]) for row in rows]
+
+    def _open(self) -> sqlite3.Connection:
+        marker = self.home / MARKER
+        made = marker.read_text("utf-8").strip() if marker.exists() else None
+        if made and (not self.path.exists() or self.path.stat().st_size == 0):
+            raise JournalError(
+                f"{self.path} is {'empty' if self.path.exists() else 'gone'}, though runs were recorded here",
+                hint=f"restore it, or `anydpo doctor --rebuild` to find runs again; delete {marker} to begin anew",
+            )
+        self._db = sqlite3.connect(self.path, isolation_level=None, timeout=60, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=OFF"):
+            self._db.execute(f"PRAGMA {setting}")
+        self._migrate()
+        (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if said != "ok":
+            raise sqlite3.DatabaseError(said)
+        found = self._db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone()
+        identity = found["value"] if found else self._name_itself()
+        if made is not None and made != identity:
+            raise JournalError(
+                f"{self.path} is not the journal of this folder ({identity} instead of {made})",
+                hint=f"restore the right one, or delete {marker} to go on with this one",
+            )
+        if made is None:
+            marker.write_text(identity + "\n", "utf-8")
+        return self._db
+
+    def _name_itself(self) -> str:
+        identity = uuid.uuid4().hex
+        self._db.execute("INSERT INTO meta VALUES ('id', ?)", (identity,))
+        return identity
+
+    def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise JournalError(
-                f"{path} was written by a newer anydpo (schema {version}, this one knows {len(MIGRATIONS)})",
+                f"{self.path} was written by a newer anydpo (schema {version}, this one knows {len(MIGRATIONS)})",
                 hint="pip install --upgrade anydpo",
             )
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
@@ -191,29 +212,74 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._guard:
             try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+                # Into the main file at once: damage to the log beside it can then cost nothing that was recorded
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error as exc:
+                raise self._broken(exc) from exc
 
-    def _do(self, statement: str, values: tuple[Any, ...]) -> None:
-        with self._transaction():
-            self._db.execute(statement, values)
+    def _insert(self, table: str, values: dict[str, Any]) -> None:
+        names = ", ".join(values)
+        self._db.execute(
+            f'INSERT INTO "{table}" ({names}) VALUES ({", ".join("?" * len(values))})', tuple(values.values())
+        )
+        self._seal(table, values["id"])
+
+    def _update(self, table: str, name: str, values: dict[str, Any]) -> None:
+        for row in self._ask(f"SELECT * FROM {table} WHERE id = ?", (name,)):
+            self._checked(table, row)  # damage must not be sealed in
+        assignments = ", ".join(f"{column} = ?" for column in values)
+        changed = (*(_column(value) for value in values.values()), name)
+        self._db.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", changed)
+        self._seal(table, name)
+
+    def _seal(self, table: str, name: str) -> None:
+        (row,) = self._ask(f"SELECT * FROM {table} WHERE id = ?", (name,))
+        self._db.execute(f"UPDATE {table} SET sum = ? WHERE id = ?", (_sum(row), name))
+
+    def _note(self, attempt: str, name: str, at: float) -> None:
+        self._db.execute("INSERT INTO step (attempt, name, at) VALUES (?, ?, ?)", (attempt, name, at))
 
     def _ask(self, statement: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
-        try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
+        with self._guard:
+            try:
+                return self._db.execute(statement, values).fetchall()
+            except (sqlite3.Error, UnicodeError) as exc:
+                raise self._broken(exc) from exc
 
-    def _broken(self, exc: sqlite3.Error) -> JournalError:
-        return JournalError(f"{self.home / 'journal.db'}: {exc}", hint="check the folder's rights and free space")
+    def _checked(self, table: str, row: sqlite3.Row) -> sqlite3.Row:
+        if row["sum"] != _sum(row):
+            raise self._broken(sqlite3.DatabaseError(f"a row of {table} is damaged"))
+        return row
+
+    def _broken(self, exc: Exception) -> JournalError:
+        said = str(exc)
+        trouble = any(word in said for word in ("full", "readonly", "read-only", "unable to open", "locked", "I/O"))
+        hint = (
+            "check the folder's rights and free space, or set ANYDPO_HOME to another"
+            if trouble
+            else "restore a copy, or `anydpo doctor --rebuild` keeps what can be read and finds the rest again"
+        )
+        return JournalError(f"{self.path}: {said}", hint=hint)
+
+
+_OPENED: dict[tuple[Path, int], Journal] = {}
+
+
+def journal_of(home: Path) -> Journal:
+    """Return the journal of a home folder, opened once a process."""
+    at = (home, os.getpid())
+    if at not in _OPENED or not _OPENED[at].path.exists():
+        _OPENED[at] = Journal(home)
+    return _OPENED[at]
 
 
 class JournalUnknown(JournalError):
@@ -222,34 +288,17 @@ class JournalUnknown(JournalError):
     code, exit_code = "unknown_run", 2
 
 
-def _run_row(row: sqlite3.Row) -> RunRow:
-    return RunRow(
-        **{name: row[name] for name in ("id", "created", "name", "place", "target", "fingerprint")},
-        job=json.loads(row["job"]),
-        data=json.loads(row["data"]),
-        state=State(row["state"]),
-    )
+def _sum(row: sqlite3.Row) -> str:
+    """Return the checksum of a row's columns: what it says, whichever way sqlite stores it."""
+    values = [(name, row[name]) for name in row.keys() if name != "sum"]  # noqa: SIM118 - a Row's names
+    return hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _attempt_row(row: sqlite3.Row) -> AttemptRow:
-    values = {name: row[name] for name in AttemptRow.__dataclass_fields__}
-    for name in ("plan", "error", "result"):
-        values[name] = json.loads(values[name]) if values[name] else None
-    values["staged"] = json.loads(values["staged"]) if values["staged"] else []
-    return AttemptRow(**{**values, "state": State(values["state"])})
+def _column(value: Any) -> Any:
+    if isinstance(value, (dict, list, tuple)):
+        return _text(value)
+    return value.value if isinstance(value, State) else value
 
 
 def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[str]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-else:
-    import fcntl
-
-    def _lock(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)

@@ -11,6 +11,7 @@ from anydpo.identity import job_fingerprint, run_id
 from anydpo.job import LoRA, PreferenceJob, datasets_of
 from anydpo.provider import Capabilities, DataSummary, Plan, Provider
 from anydpo.registry import provider, split_place
+from anydpo.settings import applied
 
 if TYPE_CHECKING:
     from anydpo.data.dataset import PreferenceDataset
@@ -58,6 +59,7 @@ def check(job: PreferenceJob, place: str) -> Plan:
 
 def prepare(job: PreferenceJob, place: str) -> Prepared:
     """Read the data, ask the provider for its plan, and add what the core checks for every provider."""
+    job = applied(job)
     name, route = split_place(place)
     chosen = provider(name)
     if route is not None and route not in chosen.capabilities:

@@ -174,7 +174,7 @@ class Event(Part):
 
 
 class Poll(Part):
-    """What happened since a cursor: bounded, and the same again for the same cursor."""
+    """What happened since a cursor, bounded, the same again for the same cursor; `state` is where the job is now."""
 
     state: State
     events: tuple[Event, ...] = ()
@@ -255,6 +255,32 @@ class ChecksFiles(Protocol):
 
     def examine(self, staged: Staged) -> Examined:
         """Return whether the provider has accepted the file, and what it says of it."""
+        ...
+
+
+@runtime_checkable
+class CanList(Protocol):
+    """A provider whose jobs can be listed with the keys they were given, so that a lost journal can be made again."""
+
+    def found(self) -> tuple[tuple[str, JobRef], ...]:
+        """Return (key, job) of every job that carries one of our keys."""
+        ...
+
+
+class Diagnosis(Part):
+    """One thing that `doctor` says of a provider; `ok` is None where it could not be found out."""
+
+    what: str
+    ok: bool | None
+    detail: str
+
+
+@runtime_checkable
+class CanDiagnose(Protocol):
+    """A provider that can say whether it would work: credentials found (never shown), reachability, eligibility."""
+
+    def diagnose(self) -> tuple[Diagnosis, ...]:
+        """Return what was found; raises nothing."""
         ...
 
 

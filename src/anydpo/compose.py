@@ -1,0 +1,120 @@
+"""The one `Result` of a run, put together from what the journal knows and what its provider says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anydpo.health import diagnose
+from anydpo.provider import Outcome, Plan
+from anydpo.records import AttemptRow, RunRow
+from anydpo.result import (
+    Attempt,
+    Data,
+    Error,
+    Method,
+    Notice,
+    Result,
+    Stage,
+    State,
+    Timing,
+    missing_metrics,
+)
+
+
+def compose(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Result:
+    """Return the result of a run whose latest attempt has this outcome."""
+    from anydpo import __version__
+
+    last = attempts[-1] if attempts else None
+    plan = Plan(**last.plan) if last else None
+    sent = last is not None and last.provider_job_id is not None
+    return Result(
+        run=row.id,
+        name=row.name,
+        place=last.place if last else row.place,
+        provider_job_id=last.provider_job_id if last else None,
+        route_reason=plan.route_reason if plan else None,
+        sandbox=plan.sandbox if plan else False,
+        target=row.target or None,
+        state=outcome.state if sent else row.state,
+        job=row.job,
+        model=outcome.model.model_copy(update={"requested": outcome.model.requested or (plan.model if plan else None)}),
+        data=_data(row, attempts, outcome),
+        method=_method(row, plan, outcome),
+        stages=_stages(attempts, outcome),
+        metrics=outcome.metrics.model_copy(
+            update={"missing": missing_metrics(outcome.metrics.final, evaluated=bool(row.data.get("validation_pairs")))}
+        ),
+        artifacts=outcome.artifacts,
+        usage=outcome.usage,
+        cost=outcome.cost,
+        timing=_timing(row, attempts, outcome),
+        attempts=tuple(_attempt(attempts, number) for number in dict.fromkeys(each.number for each in attempts)),
+        error=outcome.error or (Error(**last.error) if last and last.error else None),
+        warnings=_warnings(plan, outcome),
+        versions={"anydpo": __version__, "sdk": outcome.sdk},
+    )
+
+
+def _data(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Data:
+    skipped = dict(row.data.get("skipped") or {})
+    for reason, count in outcome.skipped.items():
+        skipped[reason] = skipped.get(reason, 0) + count
+    files = attempts[-1].files if attempts else []
+    return Data(
+        fingerprint=row.data.get("fingerprint"),
+        train_pairs=outcome.train_pairs or row.data.get("train_pairs"),
+        validation_pairs=outcome.validation_pairs or row.data.get("validation_pairs"),
+        skipped=skipped,
+        format_sent=row.data.get("format_sent"),
+        bytes_sent=sum(file["bytes"] for file in files) or None,
+    )
+
+
+def _method(row: RunRow, plan: Plan | None, outcome: Outcome) -> Method:
+    requested = {**row.job.get("method", {}), **{k: v for k, v in row.job.items() if k in outcome.effective}}
+    ignored = tuple(f"{name} was ignored" for name in (plan.ignored if plan else ()))
+    return Method(requested=requested, effective=outcome.effective, differences=(*outcome.differences, *ignored))
+
+
+def _stages(attempts: list[AttemptRow], outcome: Outcome) -> tuple[Stage, ...]:
+    """Return the jobs of the latest try, one a stage where the provider was given several."""
+    if not attempts or len(Plan(**attempts[-1].plan).stages) == 1:
+        return outcome.stages
+    made = []
+    for each in attempts:
+        if each.number == attempts[-1].number:
+            own: dict[str, Any] = each.result or {}
+            cost = outcome.cost if each is attempts[-1] else own.get("cost")
+            made.append(Stage(stage=each.stage, provider_job_id=each.provider_job_id, state=each.state, cost=cost))
+    return tuple(made)
+
+
+def _timing(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Timing:
+    last = attempts[-1] if attempts else None
+    started, submitted = outcome.started, last.submitted if last else None
+    return Timing(
+        created=row.created,
+        submitted=submitted,
+        started=started,
+        finished=outcome.finished or (last.finished if last else None),
+        queue_seconds=max(0.0, started - submitted) if started and submitted else None,
+        train_seconds=outcome.train_seconds,
+    )
+
+
+def _attempt(attempts: list[AttemptRow], number: int) -> Attempt:
+    """Return one try with whatever went wrong in any of its stages."""
+    jobs = [each for each in attempts if each.number == number]
+    error = next((Error(**each.error) for each in jobs if each.error), None)
+    return Attempt(place=jobs[0].place, error=error, when=jobs[0].submitted or jobs[0].created)
+
+
+def _warnings(plan: Plan | None, outcome: Outcome) -> tuple[Notice, ...]:
+    told = [Notice(code="provider", message=text) for text in (*(plan.warnings if plan else ()), *outcome.warnings)]
+    return (*told, *diagnose(outcome.metrics.history, outcome.effective.get("method")))
+
+
+def not_sent(row: RunRow) -> Outcome:
+    """Return the outcome of a run of which no job is known."""
+    return Outcome(state=row.state if row.state is not State.QUEUED else State.PENDING)
