@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -80,26 +78,6 @@ def gpu_memory() -> float | None:
         return float(said.split()[0]) * 1024**2
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
-
-
-LAUNCH = "import subprocess as s, sys; s.Popen(sys.argv[1:], start_new_session=True, stderr=s.STDOUT)"
-
-
-def start_detached(command: list[str], log: Path) -> None:
-    """Start a process that is no child of ours: it outlives us, and a Ctrl-C in our terminal is not meant for it."""
-    with log.open("ab") as file:
-        started = subprocess.run(
-            [sys.executable, "-I", "-c", LAUNCH, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.PIPE,
-            cwd=log.parent,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
-            check=False,
-        )
-    if started.returncode != 0:
-        said = started.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise RunFailed(f"the trainer could not be started: {said[-1] if said else command[0]}", provider="local")
 
 
 def wait_for_lock(folder: Path, seconds: float = 60.0) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from anydpo.background import start_detached
 from anydpo.errors import DataInvalid, JobInvalid, Problem, ProviderRefused, RunFailed
 from anydpo.home import home
 from anydpo.job import PreferenceJob
@@ -33,6 +34,7 @@ from anydpo_trainer.config import LOSSES, TINY, Method
 from anydpo_trainer.metrics_file import read_since
 
 LOG, CONFIG = "trainer.log", "config.json"
+QUIET = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 MOST_EVENTS = 1000
 
 METHOD_FIELDS = tuple(f"method.{name}" for name in Method.__dataclass_fields__)
@@ -151,7 +153,7 @@ class LocalProvider:
             return
         python = (folder / "python").read_text("utf-8")
         command = [python, "-m", "anydpo_trainer", "train", str(folder / CONFIG), "--out", str(folder)]
-        machine.start_detached(command, folder / LOG)
+        start_detached(command, folder / LOG, QUIET)
         machine.wait_for_lock(folder)
 
     def poll(self, ref: JobRef, cursor: str = "") -> Poll:

@@ -243,7 +243,7 @@ class Journal:
 
     def _seal(self, table: str, name: str) -> None:
         (row,) = self._ask(f"SELECT * FROM {table} WHERE id = ?", (name,))
-        self._db.execute(f"UPDATE {table} SET sum = ? WHERE id = ?", (_sum(row), name))
+        self._db.execute(f"UPDATE {table} SET sum = ? WHERE id = ?", (checksum(row), name))
 
     def _note(self, attempt: str, name: str, at: float) -> None:
         self._db.execute("INSERT INTO step (attempt, name, at) VALUES (?, ?, ?)", (attempt, name, at))
@@ -256,7 +256,7 @@ class Journal:
                 raise self._broken(exc) from exc
 
     def _checked(self, table: str, row: sqlite3.Row) -> sqlite3.Row:
-        if row["sum"] != _sum(row):
+        if row["sum"] != checksum(row):
             raise self._broken(sqlite3.DatabaseError(f"a row of {table} is damaged"))
         return row
 
@@ -288,7 +288,7 @@ class JournalUnknown(JournalError):
     code, exit_code = "unknown_run", 2
 
 
-def _sum(row: sqlite3.Row) -> str:
+def checksum(row: sqlite3.Row) -> str:
     """Return the checksum of a row's columns: what it says, whichever way sqlite stores it."""
     values = [(name, row[name]) for name in row.keys() if name != "sum"]  # noqa: SIM118 - a Row's names
     return hashlib.blake2b(repr(values).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

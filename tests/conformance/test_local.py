@@ -40,7 +40,7 @@ class LocalRemote:
         return PreferenceJob(**{"model": "tiny", "data": anydpo.load(ROWS), "max_steps": 1, **fields})
 
     def creates(self) -> int:
-        return len([path for path in (home() / "local").iterdir() if not path.name.startswith(".")])
+        return len(list((home() / "local").glob("anydpo-*")))
 
     def end(self, ref: JobRef, state: State) -> None:
         with held(home() / "local" / ref.id / "lock"):

@@ -34,7 +34,9 @@ def lint(
 
     report = read(files, format).lint(tuple(filter(None, (places or "").split(","))))
     if as_json:
-        output.emit(report.to_dict())
+        from anydpo.cli.documents import Linted
+
+        output.emit(Linted(**report.to_dict()))
     else:
         report.print()
     if report.errors or (strict and (report.warnings or report.skipped)):
@@ -74,10 +76,14 @@ def convert(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FieldsLost)  # said above
         written = [write(part, path, to) for part, path in parts]
-    rows = [{"path": str(w.path), "pairs": w.pairs, "bytes": w.bytes, "sha256": w.sha256} for w in written]
     if as_json:
+        from anydpo.cli.documents import Converted, WrittenFile
+
+        files_made = tuple(
+            WrittenFile(path=str(w.path), pairs=w.pairs, bytes=w.bytes, sha256=w.sha256) for w in written
+        )
         output.emit(
-            {"format": to, "files": rows, "skipped": pairs.skipped, "lost": lost, "fingerprint": pairs.fingerprint}
+            Converted(format=to, files=files_made, skipped=pairs.skipped, lost=lost, fingerprint=pairs.fingerprint)
         )
         return
     for one in written:

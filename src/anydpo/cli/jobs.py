@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.options import JSON, Place, takes_job
+from anydpo.cli.options import JSON, Place, Places, takes_job
 
 JOB_FILE = """name = "support-tone"
 model = "tiny"                  # tiny, smollm2-135m, a folder, or a hub id such as "Qwen/Qwen3-0.6B"
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(init)
     app.command()(takes_job(check))
+    app.command()(takes_job(quote))
     app.command()(providers)
 
 
@@ -54,7 +55,9 @@ def init(
     with whole_file(files[0]) as file:
         file.write(JOB_FILE.encode())
     if as_json:
-        output.emit({"job": str(files[0]), "data": str(files[1]), "pairs": 300})
+        from anydpo.cli.documents import Initialised
+
+        output.emit(Initialised(job=str(files[0]), data=str(files[1]), pairs=300))
         return
     output.out(f"wrote {files[0]} and {files[1]} (300 pairs)")
     output.say(f"next: anydpo lint {files[1]}; anydpo run {files[0]}")
@@ -62,24 +65,32 @@ def init(
 
 def check(
     job: Any,
-    place: Place = "local",
-    plan_file: Annotated[Path | None, typer.Option("-o", metavar="FILE", help="Also write the plan there.")] = None,
+    place: Place = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("-o", metavar="FILE", help="Write the plan there; `submit FILE` sends exactly it.")
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Say everything that can be known before sending, and show the exact requests."""
+    from anydpo.cli.documents import Checked
     from anydpo.plan import prepare
+    from anydpo.secrets import masked
+    from anydpo.spend import price_of
 
-    prepared = prepare(job, place)
+    prepared = prepare(job, place or "local")
     plan = prepared.plan
-    shown = plan.model_dump(mode="json")
-    wanted = ("place", "route_reason", "problems", "warnings", "ignored", "requests")
-    document = {"ok": plan.ok, **{key: shown[key] for key in wanted}, "quote": None}
-    document |= {"job_fingerprint": prepared.fingerprint, "run": prepared.run_id, "effective": shown["effective"]}
+    document = Checked.of(
+        plan,
+        quote=price_of(prepared) if plan.ok else None,
+        job=masked(prepared.job.to_dict()),
+        job_fingerprint=prepared.fingerprint,
+        run=prepared.run_id,
+    )
     if plan_file is not None:
         from anydpo.data.write import whole_file
 
         with whole_file(plan_file) as file:
-            file.write(json.dumps({"schema": 1, **document}, indent=1).encode())
+            file.write(json.dumps(document.model_dump(mode="json"), indent=1).encode())
     if as_json:
         output.emit(document)
     else:
@@ -88,23 +99,48 @@ def check(
         raise typer.Exit(2)
 
 
-def _show_plan(document: dict[str, Any], train: int, validation: Any) -> None:
+def quote(job: Any, places: Places = None, as_json: JSON = False) -> None:
+    """Say what the job would cost at each place, before anything is paid."""
+    from anydpo.cli.documents import Quoted
+    from anydpo.spend import quote as ask
+
+    found = ask(job, (places or "local").split(","))
+    known = [price for price in found.values() if price is not None]
+    total = sum(price.cost.amount for price in known) if len(known) == len(found) else None
+    if as_json:
+        output.emit(Quoted(quotes=found, total_usd=total))
+        return
+    rows = [(place, *_price(price)) for place, price in found.items()]
+    output.table(("place", "price", "basis", "assumes"), rows)
+
+
+def _price(price: Any) -> tuple[str, str, str]:
+    if price is None:
+        return "unknown", "", "this place names no price before the job runs"
+    cost = price.cost
+    return f"{cost.amount:.2f} {cost.currency}", cost.basis, "; ".join(price.assumptions)
+
+
+def _show_plan(document: Any, train: int, validation: Any) -> None:
     held_out = f", {len(validation):,} held out" if validation is not None else ""
-    output.out(f"{document['place']}: {document['route_reason']}")
+    output.out(f"{document.place}: {document.route_reason}")
     output.out(f"data: {train:,} pairs{held_out}")
-    output.out(f"chat template: {document['effective'].get('chat_template', '')}")
-    for request in document["requests"]:
-        output.out(f"{request['method']} {request['url']}")
-        for line in json.dumps(request["body"], indent=2, ensure_ascii=False).splitlines():
+    if template := document.effective.get("chat_template"):
+        output.out(f"chat template: {template}")
+    for request in document.requests:
+        output.out(f"{request.method} {request.url}")
+        for line in json.dumps(request.body, indent=2, ensure_ascii=False).splitlines():
             output.out(f"  {line}")
-    for warning in document["warnings"]:
+    if document.quote is not None and document.quote.cost.amount:
+        output.out(f"price: about {document.quote.cost.amount:.2f} {document.quote.cost.currency}")
+    for warning in document.warnings:
         output.say(f"note: {warning}")
-    for name in document["ignored"]:
+    for name in document.ignored:
         output.say(f"ignored: {name}")
-    for problem in document["problems"]:
-        hint = f" ({problem['hint']})" if problem["hint"] else ""
-        output.say(f"problem: {problem['field']}: {problem['message']}{hint}")
-    output.say("ready" if document["ok"] else "not ready: see the problems above")
+    for problem in document.problems:
+        hint = f" ({problem.hint})" if problem.hint else ""
+        output.say(f"problem: {problem.field}: {problem.message}{hint}")
+    output.say("ready" if document.ok else "not ready: see the problems above")
 
 
 def providers(as_json: JSON = False) -> None:
@@ -113,7 +149,9 @@ def providers(as_json: JSON = False) -> None:
 
     found = known()
     if as_json:
-        output.emit({"providers": {place: can.model_dump(mode="json") for place, can in found.items()}})
+        from anydpo.cli.documents import Places as Document
+
+        output.emit(Document(providers=found))
         return
     columns = ("place", "what", "losses", "adapters", "weights", "cost", "models")
     rows = [

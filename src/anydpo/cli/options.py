@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,19 @@ import typer
 from anydpo.errors import JobInvalid, Problem
 
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Place = Annotated[str, typer.Option("--place", "-p", metavar="PLACE", help="Where: a provider, or provider/route.")]
+Place = Annotated[
+    str | None, typer.Option("--place", "-p", metavar="PLACE", help="Where: a provider, or provider/route. [local]")
+]
+Places = Annotated[
+    str | None,
+    typer.Option("--place", "-p", metavar="PLACE,…", help="Where: providers, or provider/route. [local]"),
+]
 
 
 def _flags(
-    job: Annotated[Path | None, typer.Argument(metavar="JOB", help="A job file (TOML); flags override it.")] = None,
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB", help="A job file (TOML), or a plan that `check -o` wrote.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="What to train: tiny, a folder, a hub id …")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Preference data; may be given again.")] = None,
     validation: Annotated[str | None, typer.Option(help="A share such as 0.1, or a file.")] = None,
@@ -47,10 +56,16 @@ def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the job's flags and call it with the `job` they make."""
     own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "job"]
 
+    takes_plan = "plan" in {p.name for p in own}
+    own = [p for p in own if p.name != "plan"]
+
     @functools.wraps(command)
     def with_flags(**given: Any) -> Any:
         flags = {name: given.pop(name) for name in FLAGS}
-        return command(job=_job(flags), **given)
+        plan = _plan(flags["job"]) if flags["job"] is not None and flags["job"].suffix == ".json" else None
+        if takes_plan:
+            given["plan"] = plan
+        return command(job=_job(flags, plan), **given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*FLAGS.values(), *own)]
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -58,10 +73,25 @@ def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_flags
 
 
-def _job(flags: dict[str, Any]) -> Any:
-    from anydpo.job import PreferenceJob, read_toml
+def _plan(path: Path) -> dict[str, Any]:
+    """Return a plan that `check -o` wrote."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise JobInvalid(f"{path}: {exc}", hint="`anydpo check JOB -p PLACE -o plan.json` writes one") from None
+    if not isinstance(found, dict) or not {"job", "place", "requests", "job_fingerprint"} <= found.keys():
+        raise JobInvalid(f"{path}: is no plan", hint="`anydpo check JOB -p PLACE -o plan.json` writes one")
+    return found
 
-    fields = read_toml(flags["job"]) if flags["job"] is not None else {}
+
+def _job(flags: dict[str, Any], plan: dict[str, Any] | None) -> Any:
+    from anydpo.job import PreferenceJob, read_toml
+    from anydpo.settings import merged
+
+    if plan is not None:
+        fields = dict(plan["job"])
+    else:
+        fields = merged(read_toml(flags["job"]) if flags["job"] is not None else {})
     for name in ("model", "epochs", "max_steps", "batch_size", "max_length", "seed", "name"):
         if flags[name] is not None:
             fields[name] = flags[name]

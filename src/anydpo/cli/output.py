@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anydpo.errors import AnyDPOError
+
+if TYPE_CHECKING:
+    from anydpo.result import Part
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def emit(document: Mapping[str, Any]) -> None:
+def emit(document: Part) -> None:
     """Print the command's one JSON document."""
-    sys.stdout.write(json.dumps({"schema": 1, **document}, ensure_ascii=False, indent=1) + "\n")
+    sys.stdout.write(json.dumps(document.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n")
 
 
-def emit_line(document: Mapping[str, Any]) -> None:
+def emit_line(document: Part) -> None:
     """Print one line of a command that prints JSON lines."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(document.model_dump(mode="json"), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
@@ -43,7 +46,9 @@ def clean(text: str) -> str:
 def fail(error: AnyDPOError, *, as_json: bool) -> int:
     """Report an error and return its exit code."""
     if as_json:
-        emit({"error": error.to_dict()})
+        from anydpo.cli.documents import ErrorShown, Failure
+
+        emit(Failure(error=ErrorShown(**error.to_dict())))  # type: ignore[arg-type]
     where = f"[{error.provider}] " if error.provider else ""
     say(f"error: {where}{error.message}")
     if error.hint:

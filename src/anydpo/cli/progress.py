@@ -21,18 +21,19 @@ def follow(run: Run) -> None:
     if sys.stderr.isatty():
         _bar(run)
     else:
-        _lines(run)
+        follow_in_lines(run)
 
 
-def _lines(run: Run) -> None:
+def follow_in_lines(run: Run, name: str = "") -> None:
+    """Say a run's progress in lines on stderr, each beginning with `name`, until it ends or pauses."""
     last = 0.0
     for event in run.watch():
         now = time.monotonic()
         if event.kind == "state" and event.state is not None:
-            output.say(f"{event.state}")
+            output.say(f"{name}{event.state}")
         elif event.kind == "metrics" and (now - last >= QUIET_SECONDS or event.step == event.total_steps):
             last = now
-            output.say(_sentence(event))
+            output.say(f"{name}{_sentence(event)}")
 
 
 def _bar(run: Run) -> None:

@@ -1,58 +1,86 @@
-"""`run` and what follows it: `show`, `logs`, `list`, `sample`, `fetch`, `resume`, `cancel`."""
+"""What follows a submission: `watch wait list show logs sample fetch resume cancel`."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.options import JSON, Place, takes_job
-
-if TYPE_CHECKING:
-    from anydpo.handle import Run
-    from anydpo.result import Result
+from anydpo.cli.following import follow_all, leave, show_result
+from anydpo.cli.options import JSON
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
 RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name.")]
+MaybeRunIds = Annotated[
+    list[str] | None, typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name; default: all live ones.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command()(takes_job(run))
+    app.command()(watch)
+    app.command()(wait)
+    app.command(name="list")(list_)
     app.command()(show)
     app.command()(logs)
-    app.command(name="list")(list_)
     app.command()(sample)
     app.command()(fetch)
     app.command()(resume)
     app.command()(cancel)
 
 
-def run(
-    job: Any,
-    place: Place = "local",
-    again: Annotated[bool, typer.Option("--again", help="A new attempt of a run that has ended.")] = False,
-    allow_ignored: Annotated[str | None, typer.Option(metavar="F,…", help="Fields that a place may ignore.")] = None,
+def watch(runs: MaybeRunIds = None, as_json: JSON = False) -> None:
+    """Follow runs from their beginning to their end, and take the steps that are due; with --json one event a line."""
+    from anydpo.handle import Run
+    from anydpo.handle import runs as all_runs
+
+    found = [Run(name) for name in runs] if runs else [one for one in all_runs() if not one.state.done]
+    if not found:
+        output.say("no run is live; `anydpo list` shows all")
+        return
+    if not as_json:
+        results = follow_all(found)
+        for result in results:
+            show_result(result)
+    else:
+        from anydpo.cli.documents import EventLine
+        from anydpo.cli.following import at_once
+
+        def print_events(one: Run) -> None:
+            for event in one.watch():
+                output.emit_line(EventLine(run=one.id, **event.model_dump()))
+
+        at_once([lambda one=one: print_events(one) for one in found])  # type: ignore[misc]
+        results = [one.result() for one in found]
+    leave(results)
+
+
+def wait(
+    runs: RunIds,
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after so many seconds.")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Send the job, follow it to its end, and print the result; the same job again is the same run."""
-    from anydpo.handle import submit
+    """Wait without a word until the runs have ended, and print their results."""
+    from anydpo.errors import RunFailed
+    from anydpo.handle import Run
 
-    if allow_ignored:
-        job = job.replace(allow_ignored=(*job.allow_ignored, *allow_ignored.split(",")))
-    places = place.split(",")
-    made = [submit(job, one, again=again) for one in places]
-    results = [_follow(one) for one in made]
+    found = [Run(name) for name in runs]
+    try:
+        results = [one.wait(timeout) for one in found]
+    except TimeoutError as exc:
+        raise RunFailed(str(exc), hint=f"anydpo wait {' '.join(runs)}") from None
     if as_json:
-        output.emit(results[0].to_dict() if len(results) == 1 else {"runs": [r.to_dict() for r in results]})
+        from anydpo.cli.documents import Results
+
+        output.emit(results[0] if len(results) == 1 else Results(runs=tuple(results)))
     else:
         for result in results:
             show_result(result)
-    _leave(results)
+    leave(results)
 
 
 def show(run: RunId, as_json: JSON = False) -> None:
@@ -63,7 +91,7 @@ def show(run: RunId, as_json: JSON = False) -> None:
     found.refresh()
     result = found.result()
     if as_json:
-        output.emit(result.to_dict())
+        output.emit(result)
     else:
         show_result(result)
 
@@ -79,7 +107,9 @@ def logs(
     found = Run(run)
     for event in found.watch() if follow else found.events():
         if as_json:
-            output.emit_line(event.model_dump(mode="json"))
+            from anydpo.cli.documents import EventLine
+
+            output.emit_line(EventLine(run=found.id, **event.model_dump()))
         elif event.kind == "log":
             output.out(event.text)
 
@@ -87,12 +117,15 @@ def logs(
 def list_(as_json: JSON = False) -> None:
     """Show the runs of this home folder, the newest first."""
     from anydpo.home import home
-    from anydpo.journal import Journal
+    from anydpo.journal import journal_of
 
-    rows = Journal(home()).runs()
+    rows = journal_of(home()).runs()
     if as_json:
-        kept = ("id", "name", "place", "created")
-        output.emit({"runs": [{**{k: getattr(r, k) for k in kept}, "state": r.state.value} for r in rows]})
+        from anydpo.cli.documents import Listed, ListedRun
+
+        kept = ("name", "place", "state", "created")
+        listed = (ListedRun(run=row.id, **{name: getattr(row, name) for name in kept}) for row in rows)
+        output.emit(Listed(runs=tuple(listed)))
         return
     when = [time.strftime("%Y-%m-%d %H:%M", time.localtime(row.created)) for row in rows]
     output.table(
@@ -124,7 +157,9 @@ def sample(
         run.id: run.sample(texts, max_tokens=max_tokens, temperature=temperature, seed=seed) for run in found.values()
     }
     if as_json:
-        output.emit({"runs": [{"run": r, "samples": [s.model_dump() for s in rows]} for r, rows in made.items()]})
+        from anydpo.cli.documents import Sampled, SampledRun
+
+        output.emit(Sampled(runs=tuple(SampledRun(run=run, samples=rows) for run, rows in made.items())))
         return
     for name, rows in made.items():
         for row in rows:
@@ -144,7 +179,9 @@ def fetch(
 
     artifacts = Run(run).fetch(folder, checkpoint)
     if as_json:
-        output.emit({"artifacts": [artifact.model_dump() for artifact in artifacts]})
+        from anydpo.cli.documents import Fetched
+
+        output.emit(Fetched(artifacts=artifacts))
         return
     for artifact in artifacts:
         output.out(f"{artifact.kind}: {artifact.path}")
@@ -156,12 +193,12 @@ def resume(run: RunId, as_json: JSON = False) -> None:
 
     found = Run(run)
     found.resume()
-    result = _follow(found)
+    (result,) = follow_all([found])
     if as_json:
-        output.emit(result.to_dict())
+        output.emit(result)
     else:
         show_result(result)
-    _leave([result])
+    leave([result])
 
 
 def cancel(run: RunId, as_json: JSON = False) -> None:
@@ -172,57 +209,11 @@ def cancel(run: RunId, as_json: JSON = False) -> None:
     found.cancel()
     state = found.refresh()
     if as_json:
-        output.emit({"run": found.id, "state": state.value})
+        from anydpo.cli.documents import Cancelled
+
+        output.emit(Cancelled(run=found.id, state=state))
     else:
         output.out(f"{found.id}: asked to stop ({state})")
-
-
-def show_result(result: Result) -> None:
-    """Print a result for people."""
-    name = f" {result.name}" if result.name else ""
-    output.out(f"run {result.run}{name} on {result.place}: {result.state}")
-    if result.error is not None:
-        output.out(f"  error: {result.error.message}")
-        if result.error.hint:
-            output.out(f"  hint:  {result.error.hint.replace('RUN', result.run)}")
-    data, usage = result.data, result.usage
-    skipped = f", {sum(data.skipped.values())} rows skipped" if data.skipped else ""
-    output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
-    if usage.steps is not None:
-        took = f" in {result.timing.train_seconds:.0f} s" if result.timing.train_seconds else ""
-        output.out(f"  steps: {usage.steps}{took}")
-    for prefix, what in (("eval", "held out"), ("train", "last step")):
-        final = result.metrics.final
-        shown = [
-            f"{label} {output.number(value)}"
-            for label, key in (("loss", "loss"), ("accuracy", "rewards/accuracies"), ("margin", "rewards/margins"))
-            if (value := final.get(f"{prefix}/{key}")) is not None
-        ]
-        if shown:
-            output.out(f"  {what}: {', '.join(shown)}")
-    if result.model.tuned:
-        output.out(f"  model: {result.model.tuned}")
-    for warning in result.warnings:
-        output.out(f"  note ({warning.code}): {warning.message}")
-
-
-def _follow(run: Run) -> Result:
-    from anydpo.cli.progress import follow
-
-    try:
-        follow(run)
-    except KeyboardInterrupt:
-        output.say(f"\nrun {run.id} goes on without this terminal.")
-        output.say(f"  follow it: anydpo logs {run.id} -f    stop it: anydpo cancel {run.id}")
-        raise
-    return run.result()
-
-
-def _leave(results: list[Result]) -> None:
-    from anydpo.result import State
-
-    if any(result.state is not State.SUCCEEDED for result in results):
-        raise typer.Exit(1)
 
 
 def _prompts_in(path: Path) -> list[str]:

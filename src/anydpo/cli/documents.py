@@ -1,0 +1,283 @@
+"""The `--json` documents of the commands. Their JSON Schemas are published under `anydpo/schemas`.
+
+Readers ignore keys they do not know; `schema` rises only when a known key changes its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from anydpo.errors import Problem
+from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
+from anydpo.result import Artifact, Part, Result, Sample, State
+
+
+class Document(Part):
+    """One JSON document on stdout."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+
+
+class Open(Document):
+    """A document whose maker may say more than is pinned here."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ProblemShown(Part):
+    """A problem as scripts read it."""
+
+    field: str
+    code: str
+    message: str
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, problem: Problem) -> ProblemShown:
+        """Return the problem by its names."""
+        return cls(**problem._asdict())
+
+
+class ErrorShown(Part):
+    """What went wrong and what may be done: `code` is a fixed word."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    provider: str | None = None
+    retryable: bool = False
+    failover: bool = False
+    problems: tuple[ProblemShown, ...] = ()
+
+
+class Failure(Document):
+    """What every command prints when it fails."""
+
+    error: ErrorShown
+
+
+class Initialised(Document):
+    """`init`."""
+
+    job: str
+    data: str
+    pairs: int
+
+
+class SkippedRow(Part):
+    """A row that is not a pair."""
+
+    file: str
+    line: int
+    reason: str
+    detail: str
+
+
+class Linted(Open):
+    """`lint`."""
+
+    format: str
+    files: tuple[str, ...]
+    rows: int
+    pairs: int
+    skipped: dict[str, int]
+    skipped_rows: tuple[SkippedRow, ...]
+    fingerprint: str
+    stats: dict[str, Any]
+    checks: tuple[dict[str, Any], ...]
+    providers: dict[str, dict[str, Any]]
+
+
+class WrittenFile(Part):
+    """A file that was written."""
+
+    path: str
+    pairs: int
+    bytes: int
+    sha256: str
+
+
+class Converted(Document):
+    """`convert`."""
+
+    format: str
+    files: tuple[WrittenFile, ...]
+    skipped: dict[str, int]
+    lost: dict[str, int]
+    fingerprint: str
+
+
+class Checked(Document):
+    """`check`, and the plan file that `submit` takes: what would be sent, and what stands against it."""
+
+    ok: bool
+    place: str
+    target: str
+    route_reason: str
+    problems: tuple[ProblemShown, ...]
+    warnings: tuple[str, ...]
+    ignored: tuple[str, ...]
+    requests: tuple[Request, ...]
+    quote: Quote | None
+    effective: dict[str, Any]
+    job: dict[str, Any]
+    job_fingerprint: str
+    run: str
+
+    @classmethod
+    def of(cls, plan: Plan, **more: Any) -> Checked:
+        """Return what a plan says."""
+        same = ("ok", "place", "target", "route_reason", "warnings", "ignored", "requests", "effective")
+        said = {name: getattr(plan, name) for name in same}
+        return cls(**said, problems=tuple(ProblemShown.of(problem) for problem in plan.problems), **more)
+
+
+class Quoted(Document):
+    """`quote`: null where a price cannot be known; the sum is null then too."""
+
+    quotes: dict[str, Quote | None]
+    total_usd: float | None
+
+
+class SubmittedRun(Part):
+    """One submitted run; `created` is false where it existed."""
+
+    run: str
+    place: str
+    provider_job_id: str | None
+    state: State
+    created: bool
+    remaining: tuple[str, ...] = ()
+
+
+class SubmittedRuns(Document):
+    """`submit`."""
+
+    runs: tuple[SubmittedRun, ...]
+
+
+class Results(Document):
+    """`run` with several places, `wait`."""
+
+    runs: tuple[Result, ...]
+
+
+class EventLine(Event):
+    """One line of `watch --json` and `logs --json`."""
+
+    run: str
+
+
+class ListedRun(Part):
+    """One line of `list`."""
+
+    run: str
+    name: str | None
+    place: str
+    state: State
+    created: float
+
+
+class Listed(Document):
+    """`list`."""
+
+    runs: tuple[ListedRun, ...]
+
+
+class Cancelled(Document):
+    """`cancel`."""
+
+    run: str
+    state: State
+
+
+class Fetched(Document):
+    """`fetch`."""
+
+    artifacts: tuple[Artifact, ...]
+
+
+class SampledRun(Part):
+    """What one run's models wrote."""
+
+    run: str
+    samples: tuple[Sample, ...]
+
+
+class Sampled(Document):
+    """`sample`."""
+
+    runs: tuple[SampledRun, ...]
+
+
+class Places(Document):
+    """`providers`."""
+
+    providers: dict[str, Capabilities]
+
+
+class JournalHealth(Part):
+    """What `doctor` says of the journal."""
+
+    path: str
+    ok: bool
+    runs: int | None
+    detail: str
+
+
+class ProviderHealth(Part):
+    """What `doctor` says of a provider."""
+
+    ok: bool
+    detail: str
+    checks: tuple[Diagnosis, ...] = ()
+
+
+class SettingShown(Part):
+    """Where a setting comes from."""
+
+    name: str
+    value: Any
+    file: str
+    hidden_by: str | None = None
+
+
+class Diagnosed(Document):
+    """`doctor`."""
+
+    ok: bool
+    home: str
+    versions: dict[str, str]
+    journal: JournalHealth
+    providers: dict[str, ProviderHealth]
+    settings: tuple[SettingShown, ...]
+    rebuilt: dict[str, Any] | None = None
+
+
+class WrittenProvider(Document):
+    """`provider new`."""
+
+    files: tuple[str, ...]
+
+
+DOCUMENTS: dict[str, type[Part]] = {
+    "error": Failure,
+    "init": Initialised,
+    "lint": Linted,
+    "convert": Converted,
+    "check": Checked,
+    "quote": Quoted,
+    "submit": SubmittedRuns,
+    "result": Result,
+    "results": Results,
+    "event": EventLine,
+    "list": Listed,
+    "cancel": Cancelled,
+    "fetch": Fetched,
+    "sample": Sampled,
+    "providers": Places,
+    "doctor": Diagnosed,
+    "provider-new": WrittenProvider,
+}
