@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from starlette.requests import Request
@@ -142,7 +143,7 @@ class OpenAISandbox:
         made = identifier("ftjob-", self.id_length)
         now = self.world.clock.now()
         seed = given.get("seed")
-        given["seed"] = int(digest(made.encode())[:7], 16) if seed is None else seed
+        given["seed"] = self._seed(given) if seed is None else seed
         job = Job(made, now, given, self.world.place(self.name, "jobs", made), lambda: self._task(given))
         job.facts["suffix"] = made[-8:]
         for fault in request.state.faults:
@@ -152,6 +153,10 @@ class OpenAISandbox:
                 job.hidden_for, job.hidden_until = fault.requests, now + (0 if fault.requests else fault.seconds)
         self.jobs.add(job)
         return answer(self.show(job))
+
+    def _seed(self, given: Mapping[str, Any]) -> int:
+        """Return a seed that the same file has again, so that a rehearsal can be repeated to the digit."""
+        return int(self.files.get(given["training_file"]).sha256[:7], 16)
 
     def extra_fields(self) -> frozenset[str]:
         """Return the fields of the create body that only this service knows."""
@@ -196,8 +201,14 @@ class OpenAISandbox:
             seed=given["seed"],
             evals=epochs,
             checkpoints=min(3, epochs),
-            start_from=tuned.weights() if (tuned := self._tuned(given["model"])) else None,
+            start_from=self._start(given["model"]),
         )
+
+    def _start(self, model: str) -> Path | None:
+        """Return the weights that a tuned model or a checkpoint of one stands for, None for a base model."""
+        job = self._tuned(model)
+        step = model.partition(":ckpt-step-")[2]
+        return self.jobs.weights(job, int(step) if step else None) if job else None
 
     async def list_jobs(self, request: Request) -> Response:
         """GET /fine_tuning/jobs, newest first; `metadata[k]=v` filters."""

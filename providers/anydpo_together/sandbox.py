@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from anydpo.errors import Invalid
 from anydpo.sandbox.clock import iso
 from anydpo.sandbox.faults import Fault
 from anydpo.sandbox.jobs import Failure, Job
@@ -233,11 +232,30 @@ class TogetherSandbox:
             seed=given["random_seed"],
             evals=given["n_evals"],
             checkpoints=max(1, given["n_checkpoints"]),
-            start_from=start[0].weights(start[1]) if start else None,
+            start_from=self.jobs.weights(*start) if start else None,
         )
 
+    def _kind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the training type: as given, as the parent had it, or the model's default adapter."""
+        if given.get("training_type"):
+            return dict(given["training_type"])
+        parent = self._parent(given.get("from_checkpoint") or "")
+        if parent is not None:
+            return self._kind(parent[0].request)
+        rank = limits(given["model"])["lora_training"]["default_rank"]
+        return {"type": "Lora", "lora_r": rank, "lora_alpha": 2 * rank, "lora_dropout": 0.0}
+
     def _adapter(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
-        return None
+        """Return the trainer's adapter, None for full training; the stand-in model takes a rank of at most 16."""
+        kind = self._kind(given)
+        if kind["type"] != "Lora":
+            return None
+        rank = min(16, kind["lora_r"])
+        return {
+            "r": rank,
+            "lora_alpha": kind["lora_alpha"] * rank / kind["lora_r"],
+            "lora_dropout": kind.get("lora_dropout") or 0.0,
+        }
 
     async def list_jobs(self, request: Request) -> Response:  # noqa: ARG002
         """GET /v1/fine-tunes: all of them, neither filtered nor paged."""
@@ -311,9 +329,9 @@ class TogetherSandbox:
             raise Refusal(400, f"job {job.id} is {WORDS[job.state]}; there is no model to download")
         if number is not None and number not in job.checkpoint_steps():
             raise Refusal(404, f"job {job.id} has no checkpoint at step {number}")
-        archive = job.archive(number)
+        archive = self.jobs.archive(job, number, merged=query.get("checkpoint") != "adapter")
         if archive is None:
-            raise Refusal(404, f"job {job.id} has no such weights")
+            raise Refusal(400, f"job {job.id} has no {query.get('checkpoint')} weights", param="checkpoint")
         headers = {
             "content-type": "application/zstd",
             "etag": f'"{archive.sha256}"',
@@ -418,7 +436,7 @@ class TogetherSandbox:
             "model_output_name": self._output(job),
             "adapter_output_name": None,
             "training_method": method,
-            "training_type": given.get("training_type") or {"type": "Lora", "lora_r": 64, "lora_alpha": 128},
+            "training_type": self._kind(given),
             "token_count": sum(self._tokens(given)),
             "total_price": round(self._price(given) * 1e9) if job.state == "succeeded" else 0,
             "events": [],
@@ -493,6 +511,3 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _moment(text: str | None, default: float) -> float:
     return default if text is None else datetime.fromisoformat(text).timestamp()
-
-
-__all__ = ["Invalid", "TogetherSandbox"]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import data, jobs, runs
+from anydpo.cli import data, jobs, runs, sandbox
 
 app = typer.Typer(
     name="anydpo",
@@ -37,3 +37,4 @@ def _options(
 jobs.register(app)
 data.register(app)
 runs.register(app)
+sandbox.register(app)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from anydpo.sandbox.archive import Archive, pack
 from anydpo.sandbox.clock import Clock
 from anydpo.sandbox.faults import Fault
-from anydpo.sandbox.training import Look, Task, Trainer, Training, weights
+from anydpo.sandbox.training import ADAPTER, Look, Task, Trainer, Training, weights
 
 log = logging.getLogger("anydpo.sandbox")
 
@@ -59,6 +59,7 @@ class Job:
     failure: Failure | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
+    told: set[int] = field(default_factory=set)  # checkpoints that were noted
     hidden_for: int = 0  # lists that do not show it yet
     hidden_until: float = 0.0
     fails: Fault | None = None
@@ -86,15 +87,14 @@ class Job:
         if self.task is None:
             return []
         kept = {int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"checkpoints/{self.task.stage}-step-*")}
-        reached = self.records[-1]["step"] if self.records else 0
+        reached = self.last_step
         last = {reached} if self.state == "succeeded" else set()
         return sorted({step for step in kept if step <= reached} | last)
 
-    def archive(self, step: int | None = None) -> Archive | None:
-        """Return the packed weights of a step, None where they are not kept."""
-        last = self.records[-1]["step"] if self.records else None
-        folder = self.weights(None if step == last else step)
-        return pack(folder, self.folder / f"weights-{step or 'end'}.tar.zst") if folder else None
+    @property
+    def last_step(self) -> int:
+        """The last step that was trained."""
+        return int(self.records[-1]["step"]) if self.records else 0
 
 
 class Jobs:
@@ -162,6 +162,24 @@ class Jobs:
         if waiting and wanted == "cancelled":
             self._end(job, "cancelled")
 
+    def weights(self, job: Job, step: int | None = None, *, merged: bool = True) -> Path | None:
+        """Return the folder with the weights of a step, None for the end; an adapter alone, or put into its base."""
+        folder = job.weights(None if step == job.last_step else step)
+        if folder is None or not (folder / ADAPTER).is_file():
+            return folder if merged else None
+        if not merged:
+            return folder
+        target = folder.with_name(f"{folder.name}-merged")
+        if not target.is_dir():
+            self.trainer.merge(folder, target)
+        return target
+
+    def archive(self, job: Job, step: int | None = None, *, merged: bool = True) -> Archive | None:
+        """Return the packed weights of a step, None where they are not kept or there is no adapter."""
+        folder = self.weights(job, step, merged=merged)
+        kind = "model" if merged else "adapter"
+        return pack(folder, job.folder / f"{kind}-{step or 'end'}.tar.zst") if folder else None
+
     def close(self) -> None:
         """Stop what trains and the worker."""
         self._closed = True
@@ -189,7 +207,7 @@ class Jobs:
                 job.state = "compressing"
                 job.note(now, "trained")
         elif job.state == "compressing":
-            job.archive()
+            self.archive(job)
             job.state = "uploading"
             job.note(now, "packed")
         elif job.state == "uploading":
@@ -240,7 +258,7 @@ class Jobs:
     def _save(self, job: Job) -> None:
         job.state = "compressing"
         job.note(self.clock.now(), "trained")
-        job.archive()
+        self.archive(job)
         job.state = "uploading"
         job.note(self.clock.now(), "packed")
         self._end(job, "succeeded")
@@ -263,13 +281,13 @@ class Jobs:
 
     def _take(self, job: Job, look: Look) -> None:
         """Note what the training has written since the last look."""
-        known = set(job.checkpoint_steps())
         for record in look.records[len(job.records) :]:
             if "train/loss" in record or "eval/loss" in record:
                 job.note(self.clock.now(), "metrics", **record)
         job.records = look.records
         for step in job.checkpoint_steps():
-            if step not in known:
+            if step not in job.told:
+                job.told.add(step)
                 job.note(self.clock.now(), "checkpoint", step=step)
 
     def _broken(self, job: Job) -> bool:

@@ -38,7 +38,10 @@ class Sandbox:
 
     def __init__(self, world: World, port: int, names: Sequence[str] | None) -> None:
         self.world = world
-        makers = services() if names is None else {name: services()[name] for name in names}
+        makers = services()
+        if unknown := sorted(set(names or ()) - set(makers)):
+            raise Invalid(f"no emulator of {unknown[0]!r}", hint=f"there is one of: {', '.join(makers)}")
+        makers = makers if names is None else {name: makers[name] for name in names}
         made = {name: cast("Service", maker(world)) for name, maker in makers.items()}
         self.services: Mapping[str, Service] = made
         self._sockets = _sockets([*made, STORAGE], port)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from anydpo.sandbox.lines import content_key
+from anydpo.sandbox.merge import merge
 from anydpo_trainer.config import TINY
 
 RESULT, METRICS, LOG, CONFIG = "result.json", "metrics.jsonl", "trainer.log", "config.json"
+ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Task:
     @property
     def key(self) -> str:
         """Return what the numbers depend on: the same data, hyperparameters and seed have the same key."""
-        start = self.start_from.parent.joinpath("key").read_text("utf-8") if self.start_from else None
+        start = _origin(self.start_from) if self.start_from else None
         parts = [content_key(self.rows), content_key(self.validation), self.stage, self.method, self.adapter, start]
         parts += [self.epochs, self.batch_size, self.steps, self.rate, self.options, self.seed, self.evals]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()
@@ -79,6 +81,10 @@ class Trainer(Protocol):
         """Begin, or go on in a folder where it was stopped."""
         ...
 
+    def merge(self, adapter: Path, target: Path) -> None:
+        """Write the whole model of an adapter."""
+        ...
+
 
 def weights(folder: Path, stage: str, step: int | None) -> Path | None:
     """Return the folder with the weights of a step, None for the end; None where they are not kept."""
@@ -110,6 +116,10 @@ class Local:
             )
         return Process(process, folder, task.stage)
 
+    def merge(self, adapter: Path, target: Path) -> None:
+        """Put an adapter into its base's weights."""
+        merge(adapter, target)
+
     def _config(self, task: Task, folder: Path) -> dict[str, Any]:
         pairs = task.rows if task.stage == "dpo" else [_unlike(row) for row in task.rows[: task.batch_size]]
         config: dict[str, Any] = {
@@ -124,13 +134,13 @@ class Local:
             "cache_dir": str(self._cache),
             "learning_rate": 5e-4 * task.rate,
         }
+        if task.adapter is not None:
+            config["adapter"] = dict(task.adapter)
         if task.stage == "sft":
             chats = _written(folder / "chats.jsonl", task.rows)
             config["sft"] = {"data": chats, "epochs": task.epochs, "learning_rate": 3e-3 * task.rate}
             return {**config, "max_steps": 1}
         config |= {"epochs": task.epochs, "max_steps": task.steps, "method": dict(task.method), **task.options}
-        if task.adapter is not None:
-            config["adapter"] = dict(task.adapter)
         if task.validation:
             config["validation_data"] = _written(folder / "validation.jsonl", task.validation)
             config["eval_steps"] = max(1, task.steps // max(task.evals, 1))
@@ -182,9 +192,14 @@ class Instant:
         records = curve(task)
         every = max(1, task.steps // max(task.checkpoints, 1))
         for step in range(every, task.steps + 1, every):
-            _synthetic(folder / "checkpoints" / f"{task.stage}-step-{step:06d}" / "model", f"{task.key}{step}")
-        _synthetic(folder / ("sft" if task.stage == "sft" else "model"), task.key)
+            checkpoint = folder / "checkpoints" / f"{task.stage}-step-{step:06d}" / "model"
+            _synthetic(checkpoint, f"{task.key}{step}", adapter=task.adapter is not None)
+        _synthetic(folder / ("sft" if task.stage == "sft" else "model"), task.key, adapter=task.adapter is not None)
         return Done(records)
+
+    def merge(self, adapter: Path, target: Path) -> None:
+        """Write other empty weights."""
+        _synthetic(target, repr(_origin(adapter)), adapter=False)
 
 
 @dataclass
@@ -246,6 +261,12 @@ def read_records(path: Path, stage: str) -> list[dict[str, Any]]:
     return []
 
 
+def _origin(folder: Path) -> list[str]:
+    """Return what a start's weights depend on: the key of the job that made them, and which of its weights."""
+    job = next(parent for parent in folder.parents if (parent / "key").is_file())
+    return [(job / "key").read_text("utf-8"), str(folder.relative_to(job))]
+
+
 def _written(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return str(path)
@@ -262,7 +283,7 @@ def _unlike(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _synthetic(folder: Path, key: str) -> None:
+def _synthetic(folder: Path, key: str, *, adapter: bool) -> None:
     """Write a folder with one small safetensors file, the same for the same key."""
     folder.mkdir(parents=True, exist_ok=True)
     data = hashlib.sha256(key.encode()).digest()
@@ -271,5 +292,6 @@ def _synthetic(folder: Path, key: str) -> None:
         "weight": {"dtype": "U8", "shape": [32], "data_offsets": [0, 32]},
     }
     head = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + data)
-    (folder / CONFIG).write_text(json.dumps({"model_type": "synthetic"}), "utf-8")
+    name = "adapter_model.safetensors" if adapter else "model.safetensors"
+    (folder / name).write_bytes(struct.pack("<Q", len(head)) + head + data)
+    (folder / (ADAPTER if adapter else CONFIG)).write_text(json.dumps({"model_type": "synthetic"}), "utf-8")
