@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import data, health, jobs, runs, sending
+from anydpo.cli import data, health, jobs, runs, sandbox, sending
 
 app = typer.Typer(
     name="anydpo",
@@ -39,3 +39,4 @@ data.register(app)
 sending.register(app)
 runs.register(app)
 health.register(app)
+sandbox.register(app)

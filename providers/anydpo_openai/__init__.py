@@ -1,0 +1,1 @@
+"""openai: see provider.py and, for the emulator on loopback, sandbox.py."""

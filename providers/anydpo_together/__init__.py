@@ -1,0 +1,1 @@
+"""together: see provider.py and, for the emulator on loopback, sandbox.py."""
