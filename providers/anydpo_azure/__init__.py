@@ -1,1 +1,5 @@
-"""azure: see provider.py and, for the emulator on loopback, sandbox.py."""
+"""Train on Azure AI Foundry: its managed route speaks OpenAI's protocol, so this is that adapter at another address."""
+
+from anydpo_azure.provider import AzureProvider
+
+__all__ = ["AzureProvider"]

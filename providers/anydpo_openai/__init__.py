@@ -1,1 +1,5 @@
-"""openai: see provider.py and, for the emulator on loopback, sandbox.py."""
+"""Train on OpenAI: DPO and the supervised stage before it, through the `openai` SDK."""
+
+from anydpo_openai.provider import OpenAIProvider
+
+__all__ = ["OpenAIProvider"]

@@ -1,1 +1,5 @@
-"""together: see provider.py and, for the emulator on loopback, sandbox.py."""
+"""Train on Together AI: DPO and the supervised stage before it, through the `together` SDK."""
+
+from anydpo_together.provider import TogetherProvider
+
+__all__ = ["TogetherProvider"]
