@@ -31,7 +31,7 @@ AZURE = Service(
     advice=Advice(
         provider="azure",
         credentials="set AZURE_OPENAI_ENDPOINT, and AZURE_OPENAI_API_KEY or sign in with `az login` (azure-identity)",
-        not_eligible="the account needs the role Foundry User, and the model has to be offered in the resource's region",
+        not_eligible="the account needs the role Foundry User, and the resource's region has to offer the model",
         retired="choose another model, or another place: `anydpo migrate RUN -p PLACE`",
         safety="Azure screens training pairs, the rejected answers too: leave the named harm types out, ask for a "
         "modified filter, or train them on a place that does not screen: local",
@@ -110,12 +110,8 @@ class AzureProvider(OpenAIProvider):
         return [os.environ.get(name) for name in NAMES[1:]]
 
     def _credentials_found(self) -> str:
-        found = next((name for name in reversed(NAMES[1:]) if os.environ.get(name)), "azure-identity")
-        return (
-            f"AZURE_OPENAI_ENDPOINT and {found} are set"
-            if found != "azure-identity"
-            else "signs in with azure-identity"
-        )
+        found = next((name for name in reversed(NAMES[1:]) if os.environ.get(name)), None)
+        return f"AZURE_OPENAI_ENDPOINT and {found} are set" if found else "signs in with azure-identity"
 
     def _listed(self, key: str) -> Any:  # noqa: ARG002 - nothing can be filtered by there
         return self._client.fine_tuning.jobs.list(limit=PAGE)

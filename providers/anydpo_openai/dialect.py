@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal
 
-from anydpo.adapter import Wishes, canonical_metrics, tokens_of
+from anydpo.adapter import SAFETY, Wishes, canonical_metrics, tokens_of
 from anydpo.errors import Problem
 from anydpo.job import PreferenceJob
 from anydpo.provider import DataSummary, Event, Examined, Outcome, Plan, Quote, Request
@@ -22,14 +22,13 @@ KEY = "anydpo"  # our entry in a job's metadata
 JOBS = "/fine_tuning/jobs"
 SOON = 60  # days before an end at which a plan warns of it
 NOT_METRICS = ("step", "total_steps", "epoch")
-SAFETY = re.compile(
-    r"\bRAI\b|harm types?|usage polic|content[ _]?(policy|filter)|safety|unsafe|moderation", re.IGNORECASE
-)
 LINE = re.compile(r"\bline (\d+)", re.IGNORECASE)
 STEP_IN_WORDS = re.compile(r"^Step (\d+)(?:/(\d+))?:\s*(.+)$")
 VALUE_IN_WORDS = re.compile(r"(training|validation|full validation) loss=([-+\d.eE]+|nan)")
 WORDS = {"training": "train_loss", "validation": "valid_loss", "full validation": "full_valid_loss"}
-OWN_RATE = "learning rate, its schedule, warm-up, weight decay and clipping are the provider's own; only a multiplier can be set"
+OWN_RATE = (
+    "learning rate, schedule, warm-up, weight decay and clipping are the provider's own; only a multiplier can be set"
+)
 
 
 def plan(
@@ -97,7 +96,9 @@ def start_model(start_from: str, service: Service) -> tuple[str | None, Problem 
     if start_from.startswith("ftjob-"):
         hint = f"its fine_tuned_model, which holds {service.own_models!r}"
         return None, Problem("start_from", "not_a_model", "is a job; training goes on from a model", hint)
-    hint = f"a run or a tuned model of {service.provider}; `anydpo fetch RUN -o DIR` brings weights to where they can be used"
+    hint = (
+        f"a run or a tuned model of {service.provider}; weights of other places: `anydpo fetch RUN -o DIR`, then local"
+    )
     return None, Problem("start_from", "other_place", f"{start_from!r} is nothing that {service.provider} has", hint)
 
 

@@ -1,4 +1,4 @@
-"""What differs between the places that speak OpenAI's fine-tuning protocol, as data: OpenAI and Azure's managed route."""
+"""What differs between the places that speak OpenAI's protocol, as data: OpenAI and Azure's managed route."""
 
 from __future__ import annotations
 

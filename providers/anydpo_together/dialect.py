@@ -136,7 +136,7 @@ def _model(job: Mapping[str, Any]) -> Model:
     if not tuned or state_of(job.get("status")) is not State.SUCCEEDED:
         return Model(provider_model=job.get("model"))
     use = (
-        f"anydpo fetch RUN -o DIR brings the weights; to call it at Together, start a dedicated endpoint of {tuned}, then\n"
+        f"# anydpo fetch RUN -o DIR brings the weights; at Together, start a dedicated endpoint of {tuned}, then\n"
         "from together import Together\n"
         f'Together().chat.completions.create(model={tuned!r}, messages=[{{"role": "user", "content": "…"}}])'
     )

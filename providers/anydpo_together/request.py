@@ -186,8 +186,8 @@ def _create(
     body |= _given(options, PLAIN if stage == "dpo" else PLAIN[:3])
     if wandb := _given(options, WANDB):
         body |= {"wandb_key": "${wandb_key}", **wandb}
-    if "hf_output_repo_name" in body or "from_hf_model" in body:
-        body["hf_api_token"] = "${hf_api_token}"
+    if "hf_output_repo_name" in body or ("from_hf_model" in body and os.environ.get("HF_TOKEN")):
+        body["hf_api_token"] = "${hf_api_token}"  # noqa: S105 - the name of its place
     return {name: value for name, value in body.items() if value is not None}
 
 

@@ -46,16 +46,14 @@ class CloudFixture(ProviderFixture):
     place: str
     model: str
 
-    @pytest.fixture(scope="class")
-    def box(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    @pytest.fixture
+    def box(self, tmp_path: Path) -> Iterator[Sandbox]:
         name = split_place(self.place)[0]
-        with serve(trainer="instant", steps=4, providers=[name], folder=tmp_path_factory.mktemp("box")) as box:
+        with serve(trainer="instant", steps=4, providers=[name], folder=tmp_path / "box") as box:
             yield box
 
     @pytest.fixture
     def remote(self, box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Remote:
         for name, value in box.env.items():
             monkeypatch.setenv(name, value)
-        service: Any = box.services[split_place(self.place)[0]]
-        service.jobs.clear()
         return CloudRemote(self.place, self.model, box)
