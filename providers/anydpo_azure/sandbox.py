@@ -55,7 +55,9 @@ class AzureSandbox(OpenAISandbox):
         return {"AZURE_OPENAI_ENDPOINT": origin, "AZURE_OPENAI_API_KEY": "azure-sandbox"}
 
     def authorised(self, request: Request) -> bool:
-        """Take a key in `api-key`, or a key or token as bearer."""
+        """Take a key in `api-key`, or a key or token as bearer; a dated path without a version is not there."""
+        if "/openai/v1/" not in request.url.path and "api-version" not in request.query_params:
+            raise Refusal(404, "Resource not found", "404")
         return request.headers.get("api-key", "invalid") not in ("", "invalid") or super().authorised(request)
 
     def error_body(self, refusal: Refusal) -> Mapping[str, Any]:
@@ -77,8 +79,6 @@ class AzureSandbox(OpenAISandbox):
 
     def check_create(self, given: Mapping[str, Any], request: Request) -> None:
         """Refuse a v1 request without a training type, in the service's misleading words."""
-        if "api-version" not in request.query_params and not request.url.path.startswith(("/openai/v1", "/api/")):
-            raise Refusal(404, "Resource not found", "404")
         if "trainingType" not in given and "/v1/" in request.url.path:
             raise Refusal(400, "The specified base model does not support fine-tuning.", "invalidPayload", "model")
         suffix = given.get("suffix")

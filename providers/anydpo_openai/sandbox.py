@@ -52,7 +52,7 @@ class OpenAISandbox:
         "running": "running",
         "compressing": "running",
         "uploading": "running",
-        "pausing": "running",
+        "pausing": "paused",
         "paused": "paused",
         "resuming": "queued",
         "cancelling": "cancelled",
@@ -249,9 +249,7 @@ class OpenAISandbox:
         if job.state not in {"queued", "running"}:
             raise Refusal(400, f"Only a running job can be paused; this one is {self.words[job.state]}.")
         self.jobs.ask(job, "paused")
-        return answer(
-            {**self.show(job), "status": self.words["paused"] if self.name == "openai" else self.words["pausing"]}
-        )
+        return answer(self.show(job))
 
     async def resume(self, request: Request) -> Response:
         """POST …/resume."""
@@ -440,7 +438,4 @@ def _metrics(record: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]
 
 def _integration(given: Mapping[str, Any]) -> dict[str, Any]:
     settings = given.get("wandb") or {}
-    return {
-        "type": "wandb",
-        "wandb": {key: settings.get(key) for key in ("project", "name", "entity", "tags", "run_id")},
-    }
+    return {"type": "wandb", "wandb": {key: item for key, item in settings.items() if item is not None}}

@@ -48,11 +48,7 @@ class Door:
             if operation == "unknown":
                 refusal = Refusal(404, f"Invalid URL ({scope['method']} {scope['path']})", type="invalid_request_error")
                 await refused(self._service, refusal)(scope, wire.receive, wire.send)
-            elif not self._service.authorised(request):
-                await refused(self._service, Refusal(401, "Incorrect API key provided.", "invalid_api_key"))(
-                    scope, wire.receive, wire.send
-                )
-            elif (stopped := self._stopped(faults)) is not None:
+            elif (stopped := self._stopped(request, faults)) is not None:
                 await wire.drain()
                 await refused(self._service, stopped)(scope, wire.receive, wire.send)
             else:
@@ -67,8 +63,13 @@ class Door:
         finally:
             entry.status, entry.received, entry.body = wire.status, wire.received, logged_body(bytes(wire.kept))
 
-    def _stopped(self, faults: list[Fault]) -> Refusal | None:
-        """Return the refusal of a storm or an account that may not; nothing is carried out then."""
+    def _stopped(self, request: Request, faults: list[Fault]) -> Refusal | None:
+        """Return the refusal of wrong credentials, a storm or an account that may not; nothing is carried out then."""
+        try:
+            if not self._service.authorised(request):
+                return Refusal(401, "Incorrect API key provided.", "invalid_api_key")
+        except Refusal as refusal:
+            return refusal
         for fault in faults:
             if fault.fault in {"storm", "not_eligible", "insufficient_quota"}:
                 refusal = self._service.refusal(fault)

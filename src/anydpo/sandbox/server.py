@@ -265,7 +265,8 @@ def _sockets(names: Sequence[str], port: int) -> dict[str, socket.socket]:
     """Bind a loopback port for each name, one after the other from `port` on, or free ones."""
     made: dict[str, socket.socket] = {}
     for offset, name in enumerate(names):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio sends small answers at once only where the protocol is named; else each one costs 40 ms
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         wanted = port + offset if port else 0
         try:
