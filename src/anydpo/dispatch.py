@@ -325,14 +325,14 @@ class Dispatch:
 
     def _answered(self, attempt: AttemptRow, ref: JobRef) -> None:
         now = self.clock.now()
-        self.journal.step(attempt.id, "submitted", now, provider_job_id=ref.id, submitted=now)
-        self.journal.observe(attempt.id, State.QUEUED)
+        self.journal.step(
+            attempt.id, "submitted", now, state=State.QUEUED, provider_job_id=ref.id, submitted=now, error=None
+        )
 
     def _refused(self, attempt: AttemptRow, exc: AnyDPOError) -> None:
         """Record that the provider said no: nothing runs."""
         now = self.clock.now()
-        self.journal.observe(attempt.id, State.FAILED, error=_told(exc), finished=now)
-        self.journal.step(attempt.id, "refused", now)
+        self.journal.step(attempt.id, "refused", now, state=State.FAILED, error=_told(exc), finished=now)
 
     def _give_up(self, attempt: AttemptRow, exc: Exception | None = None) -> None:
         """Record that the outcome of a create is unknown, and raise that."""

@@ -101,11 +101,13 @@ class Journal:
             self._insert("attempt", {name: _column(getattr(row, name)) for name in COLUMNS["attempt"]})
             self._note(row.id, row.phase, row.created)
 
-    def step(self, attempt: str, phase: Phase, at: float, **values: Any) -> None:
-        """Move an attempt to a phase and note when; `values` are columns to set with it."""
+    def step(self, attempt: str, phase: Phase, at: float, *, state: State | None = None, **values: Any) -> None:
+        """Move an attempt to a phase, and with it the run to a state, and note when; `values` are columns to set."""
         with self._transaction():
             self._update("attempt", attempt, {"phase": phase, **values})
             self._note(attempt, phase, at)
+            if state is not None:
+                self._set_state(attempt, state, state, {})
 
     def observe(self, attempt: str, state: State, *, of_run: State | None = None, **values: Any) -> bool:
         """Record a state and say whether it counts: a terminal one is never overwritten.
@@ -113,12 +115,7 @@ class Journal:
         `of_run` is what it means for the run, where that is something else.
         """
         with self._transaction():
-            (found,) = self._ask("SELECT run, state FROM attempt WHERE id = ?", (attempt,))
-            if found["state"] in DONE:
-                return False
-            self._update("attempt", attempt, {"state": state, **values})
-            self._update("run", found["run"], {"state": of_run or state})
-            return True
+            return self._set_state(attempt, state, of_run or state, values)
 
     def run(self, prefix: str) -> RunRow:
         """Return the run whose id, or whose name, this is or begins with."""
@@ -244,6 +241,14 @@ class Journal:
     def _seal(self, table: str, name: str) -> None:
         (row,) = self._ask(f"SELECT * FROM {table} WHERE id = ?", (name,))
         self._db.execute(f"UPDATE {table} SET sum = ? WHERE id = ?", (checksum(row), name))
+
+    def _set_state(self, attempt: str, state: State, of_run: State, values: dict[str, Any]) -> bool:
+        (found,) = self._ask("SELECT run, state FROM attempt WHERE id = ?", (attempt,))
+        if found["state"] in DONE:
+            return False
+        self._update("attempt", attempt, {"state": state, **values})
+        self._update("run", found["run"], {"state": of_run})
+        return True
 
     def _note(self, attempt: str, name: str, at: float) -> None:
         self._db.execute("INSERT INTO step (attempt, name, at) VALUES (?, ?, ?)", (attempt, name, at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from anydpo.records import FOUND, AttemptRow, RunRow, attempt_row, run_row
 from anydpo.registry import installed, provider
 
 
-def rebuild(home: Path) -> dict[str, Any]:
-    """Return what was kept and found: `kept` and `found` runs, `aside` the damaged file, `not_asked` providers.
+def rebuild(home: Path, places: Sequence[str] | None = None) -> dict[str, Any]:
+    """Ask these providers, or all that are installed, and return what came of it: `kept` and `found` runs,
+    `aside` the damaged file, `not_asked` providers.
 
     A sound journal stays as it is; only what it does not know is added.
     """
@@ -34,7 +35,7 @@ def rebuild(home: Path) -> dict[str, Any]:
         if aside is not None:
             _keep(aside, journal)
     kept = len(journal.runs())
-    found, not_asked = _find(journal)
+    found, not_asked = _find(journal, list(installed()) if places is None else places)
     return {"kept": kept, "found": found, "aside": str(aside) if aside else None, "not_asked": not_asked}
 
 
@@ -83,9 +84,9 @@ def _whole_rows(path: Path, table: str) -> Iterator[sqlite3.Row]:
     db.close()
 
 
-def _find(journal: Journal) -> tuple[int, list[str]]:
+def _find(journal: Journal, places: Sequence[str]) -> tuple[int, list[str]]:
     found, not_asked = 0, []
-    for name in installed():
+    for name in places:
         try:
             place = provider(name)
             if not isinstance(place, CanList):

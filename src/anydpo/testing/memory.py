@@ -107,7 +107,7 @@ class MemoryProvider:
         return Plan(
             place=f"{self.name}/{route}" if route else self.name,
             route_reason="the route that was asked for" if route else "the only searchable route",
-            target=self._service.name,
+            target=f"{self._service.name}/{route}" if route else self._service.name,
             model=model,
             format="openai",
             problems=tuple(problems),

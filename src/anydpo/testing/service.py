@@ -46,7 +46,11 @@ class Service:
         self._write_script(verb, ["ok"] * done + list(words))
 
     def set(self, **settings: Any) -> None:
-        """Change how jobs go: `lag` seconds until a job is listed, `ends` a state, `word` an unknown status word."""
+        """Change how jobs go.
+
+        `lag` seconds until a job is listed, `queue` and `seconds` of waiting and running, `ends` a state, `word` an
+        unknown status word.
+        """
         self.settings.update(settings)
         if self.folder is not None:
             (self.folder / "settings.json").write_text(json.dumps(self.settings))
@@ -87,12 +91,13 @@ class Service:
             return State(ended[0]["state"])
         if word := self._settings().get("word"):
             return str(word)
-        age = self.age(job)
-        if age < QUEUE_SECONDS:
+        (queue, whole), age = self._times(), self.age(job)
+        if age < queue:
             return State.QUEUED
-        if age < QUEUE_SECONDS + self._settings().get("seconds", self.seconds):
+        if age < queue + whole:
             return State.RUNNING
-        return State(self._settings().get("ends", "succeeded"))
+        self.end(job, State(self._settings().get("ends", "succeeded")))  # from now on, whatever is set later
+        return self.state(job)
 
     def age(self, job: str) -> float:
         """Return the seconds since a job was made."""
@@ -103,8 +108,9 @@ class Service:
         """Return how many steps a job has made."""
         if any(record["verb"] == "end" and record["id"] == job for record in self.records()):
             return STEPS
-        running, whole = self.age(job) - QUEUE_SECONDS, self._settings().get("seconds", self.seconds)
-        return STEPS if running >= whole else max(0, int(STEPS * running / whole))
+        queue, whole = self._times()
+        running = self.age(job) - queue
+        return STEPS if running >= whole else max(0, int(STEPS * running / (whole or 1.0)))
 
     def records(self) -> list[dict[str, Any]]:
         """Return everything that reached the service, in order."""
@@ -116,6 +122,11 @@ class Service:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines]
+
+    def _times(self) -> tuple[float, float]:
+        """Return the seconds in the queue and of running."""
+        known = self._settings()
+        return float(known.get("queue", QUEUE_SECONDS)), float(known.get("seconds", self.seconds))
 
     def _add(self, record: dict[str, Any]) -> None:
         if self.folder is None:

@@ -1,0 +1,101 @@
+"""The same verbs, awaitable: each runs in a thread, so that there is one implementation and one behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anydpo
+from anydpo import handle, spend
+from anydpo.data.dataset import PreferenceDataset
+from anydpo.job import PreferenceJob
+from anydpo.provider import Event, Plan, Quote
+from anydpo.result import Artifact, Result, Sample, State
+
+T = TypeVar("T")
+_END = object()
+
+
+class Run:
+    """`anydpo.Run`, awaitable."""
+
+    def __init__(self, run: handle.Run) -> None:
+        self.sync = run
+
+    @property
+    def id(self) -> str:
+        """The run's short id."""
+        return self.sync.id
+
+    @property
+    def state(self) -> State:
+        """Where the run stood when it was last looked at."""
+        return self.sync.state
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """Yield every event from the beginning until the run ends or pauses."""
+        events = self.sync.watch()
+        while (event := await _in_thread(next, events, _END)) is not _END:
+            assert isinstance(event, Event)
+            yield event
+
+    async def refresh(self) -> State:
+        """Ask the provider once and return where the run stands."""
+        return await _in_thread(self.sync.refresh)
+
+    async def wait(self, timeout: float | None = None) -> Result:
+        """Return the result when the run has ended or paused; raises `TimeoutError` after `timeout` seconds."""
+        return await _in_thread(self.sync.wait, timeout)
+
+    async def result(self) -> Result:
+        """Return what is known now."""
+        return await _in_thread(self.sync.result)
+
+    async def cancel(self) -> None:
+        """Ask the run to stop."""
+        await _in_thread(self.sync.cancel)
+
+    async def fetch(self, folder: str | Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the trained weights into a folder."""
+        return await _in_thread(self.sync.fetch, folder, checkpoint)
+
+
+async def load(source: Any, format: str | None = None, **options: Any) -> PreferenceDataset:  # noqa: A002
+    """Read preference data; see `anydpo.load`."""
+    return await _in_thread(anydpo.load, source, format, **options)
+
+
+async def check(job: PreferenceJob, place: str) -> Plan:
+    """Return the plan of a job at a place; see `anydpo.check`."""
+    return await _in_thread(anydpo.check, job, place)
+
+
+async def quote(job: PreferenceJob, places: str | Sequence[str]) -> dict[str, Quote | None]:
+    """Return place → price; see `anydpo.quote`."""
+    return await _in_thread(spend.quote, job, places)
+
+
+async def submit(job: PreferenceJob, place: str, **options: Any) -> Run:
+    """Send the job and return its run; see `anydpo.submit`."""
+    return Run(await _in_thread(handle.submit, job, place, **options))
+
+
+async def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:
+    """Send the job, wait, and return its result; see `anydpo.run`."""
+    return await _in_thread(handle.run, job, place, again=again)
+
+
+async def runs() -> list[Run]:
+    """Return every run of this home folder, the newest first."""
+    return [Run(one) for one in await _in_thread(handle.runs)]
+
+
+async def sample(run: Run, prompts: Sequence[str], **options: Any) -> tuple[Sample, ...]:
+    """Return what the models before and after training write; see `anydpo.Run.sample`."""
+    return await _in_thread(run.sync.sample, prompts, **options)
+
+
+async def _in_thread(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    return await asyncio.to_thread(call, *arguments, **options)
