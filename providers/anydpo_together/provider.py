@@ -7,14 +7,23 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, refusal
 from anydpo.archive import new_folder, unpack
-from anydpo.errors import AnyDPOError, AuthFailed, DataInvalid, OutcomeUnknown, RunFailed, Unavailable
+from anydpo.errors import (
+    AnyDPOError,
+    AuthFailed,
+    DataInvalid,
+    JobInvalid,
+    OutcomeUnknown,
+    ProviderRefused,
+    RunFailed,
+    Unavailable,
+)
 from anydpo.job import PreferenceJob
 from anydpo.provider import (
     Capabilities,
@@ -44,7 +53,7 @@ MOST_RESTARTS = 5
 FILE_NAMES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}
 FIELDS = (
     *("epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "batch_size"),
-    *("max_length", "early_stopping_patience", "seed", "sft", "start_from"),
+    *("max_length", "eval_steps", "save_steps", "early_stopping_patience", "seed", "sft", "start_from"),
     *("method.beta", "method.loss_weights", "method.simpo_gamma", "method.reference_free"),
 )
 
@@ -242,16 +251,31 @@ class TogetherProvider:
     def _upload(self, file: DataFile) -> FileResponse:
         """Send a file through the SDK, which follows redirects, cuts large files and asks for the check."""
         told = upload_progress.get()
+        self._client  # noqa: B018 - a missing package is no fault of the wire
+        from together.lib.resources.files import FileAlreadyExistsError
+
         try:
             with self._speaking():
                 return self._client.files.upload(
                     Path(file.path),
                     purpose="fine-tune",
                     check=False,  # reads the whole file again, and looks at nothing of preferences
+                    raise_if_already_exists=True,
                     progress_callback=(lambda at: told(file, at.uploaded_bytes)) if told is not None else None,
                 )
         except FileNotFoundError:
             raise DataInvalid(f"{file.path}: the staged file is gone", hint="submit the job again") from None
+        except FileAlreadyExistsError as exc:
+            return self._known_file(exc.file_id, file.bytes)
+
+    def _known_file(self, file_id: str, size: int) -> FileResponse:
+        """Return a file that the account has; where an upload ended before its check was asked for, ask now."""
+        with self._speaking():
+            found = self._client.files.retrieve(file_id)
+        if found.bytes == size and found.processing_status == "PENDING":
+            with suppress(JobInvalid, ProviderRefused), self._speaking():  # it may be at it; `examine` will tell
+                self._client.post(f"/v1/files/{file_id}/preprocess", cast_to=dict[str, Any])
+        return found
 
     def _jobs(self) -> list[tuple[str, JobRef, str]]:
         """Return (key, job, when it was made) of every job that carries one of our keys."""

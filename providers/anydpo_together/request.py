@@ -159,7 +159,7 @@ def _create(
     held_out = stage == "dpo" and data.validation_pairs is not None
     sft = job.sft if stage == "sft" else None
     rate = sft.learning_rate if sft else job.learning_rate
-    evaluations = _evaluations(job, options) if held_out else 0
+    evaluations = _evaluations(job, data, options) if held_out else 0
     body: dict[str, Any] = {
         "training_file": "${training_file}" if stage == "dpo" else "${sft_file}",
         "validation_file": "${validation_file}" if held_out else "",
@@ -172,7 +172,7 @@ def _create(
         "warmup_ratio": job.warmup_ratio,
         "max_grad_norm": job.max_grad_norm,
         "weight_decay": job.weight_decay,
-        "n_checkpoints": options.get("n_checkpoints", 1),
+        "n_checkpoints": options.get("n_checkpoints", _times(job, data, job.save_steps) if stage == "dpo" else 1),
         "n_evals": evaluations,
         "batch_size": batch_size(job),
         "early_stopping_enabled": stage == "dpo" and job.early_stopping_patience is not None,
@@ -195,13 +195,20 @@ def _given(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: options[name] for name in names if name in options}
 
 
-def _evaluations(job: PreferenceJob, options: Mapping[str, Any]) -> int:
-    """Return how often the held-out pairs are measured: once, or as often as early stopping needs."""
+def _evaluations(job: PreferenceJob, data: DataSummary, options: Mapping[str, Any]) -> int:
+    """Return how often the held-out pairs are measured: as asked, and as often as early stopping needs."""
     if "n_evals" in options:
         return int(options["n_evals"])
+    asked = _times(job, data, job.eval_steps)
     if job.early_stopping_patience is None:
-        return 1
-    return job.early_stopping_patience + int(options.get("early_stopping_warmup_evals", 1)) + 1
+        return asked
+    return max(asked, job.early_stopping_patience + int(options.get("early_stopping_warmup_evals", 1)) + 1)
+
+
+def _times(job: PreferenceJob, data: DataSummary, every: int | None) -> int:
+    """Return how often something happens in training that is wanted every so many steps; the service takes counts."""
+    steps = math.ceil(data.train_pairs / batch_size(job)) * job.epochs
+    return max(1, steps // every) if every else 1
 
 
 def batch_size(job: PreferenceJob) -> int:
@@ -270,6 +277,11 @@ def _warnings(job: PreferenceJob, options: Mapping[str, Any], create: Mapping[st
         made.append(f"the learning rate is the service's default, {FACTS['limits']['learning_rate']:g}")
     if create["batch_size"] != job.batch_size:
         made.append(f"the batch is {create['batch_size']}, the most that this model takes ({FACTS['date']})")
+    made += [
+        f"{field}: the service takes a count, {create[count]}, and spreads it over the training"
+        for field, count in (("eval_steps", "n_evals"), ("save_steps", "n_checkpoints"))
+        if getattr(job, field) is not None
+    ]
     if options.get("packing", True):
         made.append("pairs may be packed into one sequence, so a batch can hold more of them than its size says")
     if "rpo_alpha" in create["training_method"]:
