@@ -70,6 +70,13 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path, full: bool) -> None:
     assert "reached what it promises" in done.stdout
 
 
+def test_one_job_is_rehearsed_on_three_clouds(tmp_path: Path, full: bool) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "rehearse_clouds.py"), *([] if full else ["--instant"])]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("train/loss") == 3
+
+
 def test_readme_names_every_installed_place() -> None:
     from anydpo import providers
 

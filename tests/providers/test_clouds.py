@@ -61,7 +61,7 @@ def test_one_job_goes_to_every_cloud_and_every_result_has_one_form(cloud: Cloud)
     assert result.method.effective["method"] == {"loss_type": "sigmoid", "beta": 0.1} | (
         {"reference_free": False} if cloud.place == "together" else {}
     )
-    assert result.versions["sdk"].startswith(("openai 3.", "together 3."))
+    assert str(result.versions["sdk"]).startswith(("openai 3.", "together 3."))
 
 
 HELD_OUT = [{"prompt": f"Held out {i}?", "chosen": f"Yes, of course {i}.", "rejected": "No."} for i in range(10)]
