@@ -70,6 +70,17 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path, full: bool) -> None:
     assert "reached what it promises" in done.stdout
 
 
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "support_tone.py")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.name for path in EXAMPLES])
+def test_every_example_runs(example: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
 def test_readme_names_every_installed_place() -> None:
     from anydpo import providers
 
