@@ -29,6 +29,5 @@ for event in first.watch():
     if event.kind == "metrics" and event.step is not None and "train/loss" in event.metrics:
         print(f"step {event.step}: loss {event.metrics['train/loss']:.3f}")
 result = first.result().raise_for_state()
-print(
-    f"held-out margin {result.metric('eval/rewards/margins'):.3f}; not given: {', '.join(result.metrics.missing) or 'none'}"
-)
+print(f"held-out margin {result.metric('eval/rewards/margins'):.3f}")
+print(f"not given: {', '.join(result.metrics.missing) or 'none'}")
