@@ -45,8 +45,7 @@ FLEISS = """0 0 0 0 14 / 0 2 6 4 2 / 0 0 3 5 6 / 0 3 9 2 0 / 2 2 8 1 1 / 7 7 0 0
 
 def test_fleiss_of_ten_subjects_and_fourteen_raters() -> None:
     units = [
-        [category for category, count in enumerate(row.split()) for _ in range(int(count))]
-        for row in FLEISS.split("/")
+        [category for category, count in enumerate(row.split()) for _ in range(int(count))] for row in FLEISS.split("/")
     ]
     assert fleiss(units) == pytest.approx(0.209931, abs=SIX)
     observed = raw_agreement(units)

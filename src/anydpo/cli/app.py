@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import data, jobs, runs
+from anydpo.cli import agreement, data, jobs, runs
 
 app = typer.Typer(
     name="anydpo",
@@ -36,4 +36,5 @@ def _options(
 
 jobs.register(app)
 data.register(app)
+agreement.register(app)
 runs.register(app)

@@ -74,7 +74,10 @@ def convert(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FieldsLost)  # said above
         written = [write(part, path, to) for part, path in parts]
-    rows = [{"path": str(w.path), "pairs": w.pairs, "bytes": w.bytes, "sha256": w.sha256} for w in written]
+    rows = [
+        {"path": str(w.path), "pairs": w.pairs, "bytes": w.bytes, "sha256": w.sha256, "notes": list(w.notes)}
+        for w in written
+    ]
     if as_json:
         output.emit(
             {"format": to, "files": rows, "skipped": pairs.skipped, "lost": lost, "fingerprint": pairs.fingerprint}
@@ -82,6 +85,8 @@ def convert(
         return
     for one in written:
         output.out(f"{one.path}: {one.pairs:,} pairs, {one.bytes:,} bytes")
+        for note in one.notes:
+            output.say(f"note: {note}")
     if skipped := sum(pairs.skipped.values()):
         output.say(f"{skipped:,} of {pairs.rows:,} rows were skipped; `anydpo lint` names each")
 

@@ -132,7 +132,8 @@ def _redo(report: AgreementReport) -> Iterator[Redo]:
 def write_rework(report: AgreementReport, path: Path) -> dict[str, int]:
     """Write the tasks to redo as a spreadsheet and return reason → how many."""
     tasks = rework(report)
-    write_sheet(path, COLUMNS, ((t.task, t.annotator, "; ".join(t.reasons), t.detail, t.batch, t.source) for t in tasks))
+    rows = ((t.task, t.annotator, "; ".join(t.reasons), t.detail, t.batch, t.source) for t in tasks)
+    write_sheet(path, COLUMNS, rows)
     counts: defaultdict[str, int] = defaultdict(int)
     for task in tasks:
         for reason in task.reasons:

@@ -233,7 +233,7 @@ def _alphas(units: Sequence[Sequence[float]]) -> dict[Level, float | None]:
 
 
 def _signed(items: Sequence[Item]) -> list[list[float]]:
-    """Return verdicts as numbers from first (negative) over tie (0) to second, times the strength where all have one."""
+    """Return verdicts as numbers: first negative, a tie 0, second positive, times the strength where all have one."""
     decided = [j for item in items for j in item.judgments if j.choice in ("first", "second")]
     strong = bool(decided) and all(j.strength for j in decided)
     return [
@@ -301,3 +301,12 @@ def _outvoted(n: int, error: float) -> float:
     chances = [math.comb(n, k) * error**k * (1 - error) ** (n - k) for k in range(n + 1)]
     wrong, right = sum(chances[n // 2 + 1 :]), sum(chances[: (n + 1) // 2])
     return wrong / (wrong + right)
+
+
+def groups_named(text: str | None) -> tuple[By, ...]:
+    """Return the groups that a comma-separated list names; raises `DataInvalid` for an unknown one."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in BY:
+            raise DataInvalid(f"--by {name}: unknown group", hint=f"one of {', '.join(BY)}")
+    return tuple(name for name in BY if name in names)

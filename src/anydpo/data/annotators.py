@@ -32,7 +32,7 @@ class Habits:
     seconds: list[float] = field(default_factory=list[float])
 
     def see(self, judgment: Judgment, truth: Choice | None) -> None:
-        """Count one judgement, in the order in which it was shown."""
+        """Count one judgement; `truth` is in the same order of the answers as its choice."""
         self.judged += 1
         if judgment.seconds is not None:
             self.seconds.append(judgment.seconds)
@@ -47,7 +47,7 @@ class Habits:
             self.ties += 1
             return
         self.decided += 1
-        self.first += choice == "first"
+        self.first += (choice == "first") is not judgment.swapped
         if judgment.lengths is not None and judgment.lengths[0] != judgment.lengths[1]:
             self.unequal += 1
             self.longer += (judgment.lengths[0] > judgment.lengths[1]) == (choice == "first")

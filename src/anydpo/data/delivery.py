@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def checks_of(
     yield from _apart(people)
     yield from _low_agreement(overall)
     yield from _gold_failed(people)
-    yield from _sides(people, items)
+    yield from _sides(people, everybody)
     yield from _lengths(everybody)
     yield from _time(people)
     yield from _coverage(items, overall, replaced)
@@ -127,9 +128,9 @@ def _strength(items: Sequence[Item]) -> Iterator[Check]:
             shared[(judgment.strength or 0) > middle].extend(choice == judgment.choice for choice in others)
     message = ""
     if len(gaps) >= 2 * ENOUGH and min(len(set(strong)), len(set(gaps))) > 1:
-        related = statistics.correlation(strong, gaps, method="ranked")
+        related = statistics.correlation(_ranks(strong), _ranks(gaps))
         if related <= -0.3:
-            message = f"the stronger a verdict, the closer the scores of the two answers (rank correlation {related:.2f})"
+            message = f"the stronger a verdict, the closer are the two answers' scores (rank correlation {related:.2f})"
     weak_half, strong_half = shared
     if not message and min(len(weak_half), len(strong_half)) >= 2 * ENOUGH:
         weak_share, strong_share = (sum(half) / len(half) for half in (weak_half, strong_half))
@@ -147,6 +148,15 @@ def _strength(items: Sequence[Item]) -> Iterator[Check]:
             "a margin or weight made from a reversed strength trusts the least certain labels most",
             "ask whether a high number means much better or only just better, and turn it in the mapping",
         )
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Return each value's rank, equal ones sharing the mean of theirs."""
+    counts, below, rank = Counter(values), 0, dict[float, float]()
+    for value in sorted(counts):
+        rank[value] = below + (counts[value] + 1) / 2
+        below += counts[value]
+    return [rank[value] for value in values]
 
 
 def tail_below(successes: int, trials: int, chance: float) -> float:
@@ -226,15 +236,14 @@ def unreliable_on_gold(one: Annotator) -> bool:
     return accuracy is not None and one.habits.gold_seen >= 3 and accuracy < 0.7
 
 
-def _sides(people: Sequence[Annotator], items: Sequence[Item]) -> Iterator[Check]:
-    decided = [item.majority for item in items if item.majority in ("first", "second")]
-    first = decided.count("first")
-    if _biased(first, len(decided)):
+def _sides(people: Sequence[Annotator], everybody: Habits) -> Iterator[Check]:
+    if _biased(everybody.first, everybody.decided):
         yield Check(
             "position_bias",
             "warning",
-            len(decided),
-            f"the answer shown first wins {first / len(decided):.1%} of {len(decided):,} decided items",
+            everybody.decided,
+            f"the answer shown first is preferred in {everybody.first / everybody.decided:.1%} of "
+            f"{everybody.decided:,} decided judgements",
             (),
             "which side an answer stands on should not matter; if the better ones always stood left, this is no fault",
             "have the two answers shown in random order",

@@ -12,7 +12,7 @@ SHOWN = 5  # examples kept of each finding
 
 @dataclass(frozen=True)
 class Check:
-    """A fixed word, how bad it is, how many rows, what was seen, where the first ones are, why it matters, what to do."""
+    """A fixed word, how bad it is, how many rows, what was seen and where first, why it matters, what to do."""
 
     code: str
     severity: Severity

@@ -45,19 +45,31 @@ def most(choices: Sequence[Choice]) -> Choice | None:
 
 
 def by_item(judgments: Iterable[Judgment]) -> tuple[list[Item], int]:
-    """Return the items in order of appearance, and how many judgements were replaced.
+    """Return the comparisons in order of appearance, and how many judgements were replaced.
 
-    An annotator's later judgement of the same item replaces the earlier one. Where the models (or, without models, the
-    lengths) show that somebody saw the two answers the other way round, that judgement is turned.
+    Where an item has more than two answers, each two of them (told apart by model, else by length) are one comparison.
+    An annotator's later judgement of the same comparison replaces the earlier one. A judgement whose models, or
+    lengths, stand the other way round than in the first one is turned.
     """
-    found: dict[str, dict[object, Judgment]] = {}
+    found: dict[tuple[str, object], dict[object, Judgment]] = {}
+    names: Counter[str] = Counter()
     replaced = 0
     for judgment in judgments:
-        of_item = found.setdefault(judgment.item, {})
+        compared = judgment.models or judgment.lengths
+        key = (judgment.item, frozenset(compared) if compared else None)
+        names[judgment.item] += key not in found
+        of_item = found.setdefault(key, {})
         who: object = judgment.annotator if judgment.annotator is not None else len(of_item)
         replaced += who in of_item
         of_item[who] = judgment
-    return [Item(name, _turned(list(of_item.values()))) for name, of_item in found.items()], replaced
+    return [
+        Item(item if names[item] == 1 else f"{item} ({_compared(compared)})", _turned(list(of_item.values())))
+        for (item, compared), of_item in found.items()
+    ], replaced
+
+
+def _compared(answers: object) -> str:
+    return " / ".join(sorted(map(str, answers))) if isinstance(answers, frozenset) else "?"
 
 
 def _turned(judgments: list[Judgment]) -> tuple[Judgment, ...]:

@@ -111,8 +111,7 @@ def _table(table: Table) -> str:
     classes = ['class="n"' if to_right else "" for to_right in right]
     head = "".join(f"<th {c}>{esc(column)}</th>" for c, column in zip(classes, table.columns, strict=True))
     body = "".join(
-        f"<tr>{''.join(f'<td {c}>{esc(cell)}</td>' for c, cell in zip(classes, row, strict=True))}</tr>"
-        for row in rows
+        f"<tr>{''.join(f'<td {c}>{esc(cell)}</td>' for c, cell in zip(classes, row, strict=True))}</tr>" for row in rows
     )
     head = f"<thead><tr>{head}</tr></thead>" if any(table.columns) else ""
     return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
