@@ -9,6 +9,7 @@ import typer
 
 from anydpo.cli import output
 from anydpo.cli.options import JSON
+from anydpo.errors import JobInvalid
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Files, folders or globs; .gz and .zst too.")]
 Format = Annotated[str | None, typer.Option("--format", metavar="F", help="The dialect; default: detected.")]
@@ -24,19 +25,45 @@ def lint(
     files: Files,
     format: Format = None,  # noqa: A002
     places: Annotated[
-        str | None, typer.Option("--place", "-p", metavar="PLACE,…", help="Also what they accept.")
+        str | None, typer.Option("--place", "-p", metavar="PLACE,…", help="Also what they accept; a format's name too.")
     ] = None,
+    model: Annotated[str | None, typer.Option(metavar="M", help="Count tokens as this model does.")] = None,
+    max_length: Annotated[int | None, typer.Option(metavar="N", help="Tokens a pair may have.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="FILE…", help="Data whose prompts must not stand here; may be repeated.")
+    ] = None,
+    fix_to: Annotated[
+        Path | None, typer.Option("--fix", metavar="OUT", help="Write a cleaned copy, and a list of what was left out.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option("-o", "--output", metavar="PAGE.html", help="Write a page.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings and skipped rows are errors too.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Detect the dialect, read every row, and say what is wrong, row by row."""
-    from anydpo.data.read import read
+    from anydpo.data.clean import fix
+    from anydpo.data.read import load, read
 
-    report = read(files, format).lint(tuple(filter(None, (places or "").split(","))))
+    if max_length is not None and model is None:
+        raise JobInvalid("--max-length counts tokens and needs --model", hint="--model gpt-4.1, qwen3-8b or a folder")
+    report = read(files, format).lint(
+        tuple(filter(None, (places or "").split(","))),
+        model=model,
+        max_length=max_length,
+        against=load(against) if against else None,
+    )
+    cleaned = fix(report, fix_to) if fix_to is not None else None
+    if page is not None:
+        report.save(page)
     if as_json:
-        output.emit(report.to_dict())
+        fixed = {"fix": cleaned.to_dict()} if cleaned else {}
+        output.emit({**report.to_dict(), **fixed})
     else:
         report.print()
+    if cleaned is not None:
+        for sentence in cleaned.sentences():
+            output.say(sentence)
+    if page is not None:
+        output.say(f"{page}: written")
     if report.errors or (strict and (report.warnings or report.skipped)):
         raise typer.Exit(2)
 
@@ -57,7 +84,6 @@ def convert(
 
     from anydpo.data.read import load
     from anydpo.data.write import FieldsLost, check_fits, lost_sentence, write, writer_of
-    from anydpo.errors import JobInvalid
 
     writer = writer_of(to)
     pairs = load(files, format)

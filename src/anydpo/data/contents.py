@@ -6,10 +6,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from anydpo.data.copies import Mark, Seen
-from anydpo.data.finding import SHOWN, Check
+from anydpo.data.finding import SHOWN, Check, counted
 from anydpo.data.text_checks import damage, language, masked, personal_data, secrets
 
-RESIDUE = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "[INST]", "[/INST]", "<start_of_turn>", "<<SYS>>")
+RESIDUE = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "[INST]",
+    "[/INST]",
+    "<start_of_turn>",
+    "<<SYS>>",
+)
 SIDES = ("prompt", "chosen", "rejected")
 
 
@@ -57,44 +66,49 @@ class Contents:
         if "secret" in self._found:
             yield self._check(
                 "secret",
-                "pairs hold what looks like a key, a token or a password",
+                "pair",
+                "with what looks like a key, a token or a password",
                 "training files are kept by the provider, and a model can be made to say what it was trained on",
                 "revoke the keys and leave these pairs out (--fix does)",
             )
         if "personal_data" in self._found:
             yield self._check(
                 "personal_data",
-                "pieces of personal data were found",
+                "piece",
+                "of personal data",
                 "the file goes to a third party, and a model can repeat what it was trained on",
                 "check that you may send them; replace them by made-up ones (--fix leaves them: they may be public)",
             )
         if "encoding_damage" in self._found:
             yield self._check(
                 "encoding_damage",
-                "pairs hold damaged text: UTF-8 read as Latin-1, replacement or control characters",
+                "pair",
+                "with damaged text: UTF-8 read as Latin-1, replacement or control characters",
                 "the model learns to write the damage",
                 "read the source again as UTF-8; --fix puts right what can be put right",
             )
         if "template_mark" in self._found:
             yield self._check(
                 "template_mark",
-                "pairs hold marks of a chat template",
+                "pair",
+                "with marks of a chat template",
                 "the template is applied in training: marks in the text end turns where none should end",
                 "give the bare messages",
             )
         if "language_differs" in self._found:
             yield self._check(
                 "language_differs",
-                "pairs have their two answers in different languages",
+                "pair",
+                "with its two answers in different languages",
                 "the model learns the language, not what makes an answer better",
                 "fine where answering in the right language is the aim; else leave them out",
             )
         yield from self._mix()
 
-    def _check(self, code: str, what: str, why: str, advice: str) -> Check:
+    def _check(self, code: str, noun: str, what: str, why: str, advice: str) -> Check:
         kinds = self._kinds[code]
         listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(6))
-        message = f"{kinds.total():,} {what}" + (f" ({listed})" if set(kinds) != {"texts"} else "")
+        message = f"{counted(kinds.total(), noun)} {what}" + (f" ({listed})" if set(kinds) != {"texts"} else "")
         return Check(code, "warning", kinds.total(), message, tuple(self._found[code]), why, advice)
 
     def _mix(self) -> Iterator[Check]:

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from anydpo.data.finding import SHOWN, Check
+from anydpo.data.finding import SHOWN, Check, counted
 from anydpo.data.pair import Messages, PreferencePair, in_validation, prompt_key, text_of
 
 NEAR = 0.85  # estimated share of common word trigrams from which two pairs are nearly the same
+SHORT = 8  # words under which one changed word makes another prompt
 PERMUTATIONS = 128  # the estimate's standard error is about 0.03 at NEAR
 INSTALL = 'pip install "anydpo[quality]"'
 
@@ -46,8 +47,10 @@ class Copies:
         self.marks: dict[int, Mark] = {}
 
     def see(self, at: int, pair: PreferencePair) -> bool:
-        """Look at one pair; say whether it is a copy."""
-        better, worse = (b"\0".join([text_of(m).strip().encode() for m in side]) for side in (pair.chosen, pair.rejected))
+        """Look at one pair; say whether it is a copy, or the opposite, of an earlier one."""
+        better, worse = (
+            b"\0".join([text_of(m).strip().encode() for m in side]) for side in (pair.chosen, pair.rejected)
+        )
         key = prompt_key(pair.prompt)
         forward = hashlib.blake2b(b"\1".join((key, better, worse)), digest_size=16).digest()
         if (known := self._first.get(forward)) is not None:
@@ -60,7 +63,7 @@ class Copies:
             self.marks[at] = Mark("contradiction", f"the opposite of {known[1]}")
             self.marks[known[0]] = Mark("contradiction", f"the opposite of {pair.source}")
         self._first[forward] = at, pair.source
-        return False
+        return known is not None
 
     def checks(self) -> Iterator[Check]:
         """Yield what was found."""
@@ -69,7 +72,7 @@ class Copies:
                 "duplicate",
                 "warning",
                 len(self._again),
-                f"{len(self._again):,} pairs are there twice",
+                f"{counted(len(self._again), 'exact copy')} of an earlier pair",
                 tuple(self._again[:SHOWN]),
                 "they count double in training, and reward accuracy is too good where copies fall on both sides",
                 "leave the copies out (--fix keeps the first)",
@@ -79,7 +82,7 @@ class Copies:
                 "contradiction",
                 "warning",
                 len(self._swapped),
-                f"{len(self._swapped):,} pairs contradict another: same prompt and answers, opposite preference",
+                f"{counted(len(self._swapped), 'contradiction')}: same prompt and answers, opposite preference",
                 tuple(self._swapped[:SHOWN]),
                 "the two cancel out in training; often a label was turned",
                 "ask which one holds, or leave both out (--fix does)",
@@ -100,7 +103,7 @@ class NearCopies:
         self.marks: dict[int, Mark] = {}
 
     def see(self, seen: Seen) -> None:
-        """Look at one pair that is no exact copy."""
+        """Look at one pair that is neither copy nor opposite of another."""
         last = text_of(seen.pair.prompt[-1])
         sketch = sketched(self._rensa, f"{last}\n{seen.chosen}\n{seen.rejected}")
         held_out = in_validation(seen.pair.prompt, 0.1, 0)
@@ -118,14 +121,16 @@ class NearCopies:
         """Yield what was found."""
         if self._found:
             across = (
-                f"; {self._across:,} of them would stand on both sides of a split of 10 % (seed 0)" if self._across else ""
+                f"; {self._across:,} of them would stand on both sides of a split of 10 % (seed 0)"
+                if self._across
+                else ""
             )
             yield Check(
                 "near_duplicate",
                 "warning",
                 len(self._found),
-                f"{len(self._found):,} pairs share about {NEAR:.0%} or more of their word trigrams with an earlier "
-                f"one{across}",
+                f"{counted(len(self._found), 'near copy')} of an earlier pair: about {NEAR:.0%} or more of the word "
+                f"trigrams are the same{across}",
                 tuple(self._found[:SHOWN]),
                 "the number of pairs says more than there is to learn, and held-out copies make accuracy look better",
                 "look at some; leave them out if they are copies with small edits (--fix does)",
@@ -167,10 +172,15 @@ class Leaks:
             self._whole += whole
             self._same.append(f"{pair.source} = {source}")
             self.marks[seen.at] = Mark("leakage", f"{'pair' if whole else 'prompt'} of {source}")
-        elif self._rensa is not None and len(seen.prompt.split()) >= 8:
-            if near := self._index.get_duplicates(sketched(self._rensa, seen.prompt)):
-                self._near.append(f"{pair.source} ~ {near[0]}")
-                self.marks[seen.at] = Mark("near_leakage", f"nearly the prompt of {near[0]}")
+        elif (near := self._near_prompt(seen.prompt)) is not None:
+            self._near.append(f"{pair.source} ~ {near}")
+            self.marks[seen.at] = Mark("near_leakage", f"nearly the prompt of {near}")
+
+    def _near_prompt(self, prompt: str) -> str | None:
+        if self._rensa is None or len(prompt.split()) < SHORT:
+            return None
+        found: list[str] = self._index.get_duplicates(sketched(self._rensa, prompt))
+        return found[0] if found else None
 
     def checks(self) -> Iterator[Check]:
         """Yield what was found."""
@@ -180,8 +190,8 @@ class Leaks:
                 "leakage",
                 "error",
                 len(self._same),
-                f"{len(self._same):,} pairs have a prompt that also stands in {self._names}, {self._whole:,} are the very "
-                "same pair",
+                f"{counted(len(self._same), 'pair')} with a prompt that also stands in {self._names}; {self._whole:,} of "
+                "them the very same pair",
                 tuple(self._same[:SHOWN]),
                 f"{why}; and a pair bought before is paid twice",
                 "leave them out here (--fix does), or take them out there",
@@ -191,7 +201,7 @@ class Leaks:
                 "near_leakage",
                 "warning",
                 len(self._near),
-                f"{len(self._near):,} prompts are nearly ones of {self._names}",
+                f"{counted(len(self._near), 'prompt')} nearly the same as one of {self._names}",
                 tuple(self._near[:SHOWN]),
                 why,
                 "look at some; leave them out if only words were changed (--fix does)",

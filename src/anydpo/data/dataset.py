@@ -60,6 +60,10 @@ class PreferenceDataset:
         self.format = format
         self.files = files
 
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield every pair and every skipped row, in the order of the source."""
+        return self._outcomes()
+
     def __iter__(self) -> Iterator[PreferencePair]:
         return (item for item in self._outcomes() if isinstance(item, PreferencePair))
 
@@ -109,11 +113,19 @@ class PreferenceDataset:
         scan.fingerprint = f"sha256:{digest.hexdigest()}"
         return scan
 
-    def lint(self, providers: Iterable[str] = ()) -> LintReport:
-        """Return what is wrong or worth knowing, row by row."""
+    def lint(
+        self,
+        providers: Iterable[str] = (),
+        *,
+        model: str | None = None,
+        max_length: int | None = None,
+        against: PreferenceDataset | None = None,
+        basic: bool = False,
+    ) -> LintReport:
+        """Return what is wrong or worth knowing, row by row; `against` are data whose prompts must not stand here."""
         from anydpo.data.lint import lint
 
-        return lint(self, tuple(providers))
+        return lint(self, tuple(providers), model=model, max_length=max_length, against=against, basic=basic)
 
     def split(self, validation: float, seed: int = 0) -> tuple[PreferenceDataset, PreferenceDataset]:
         """Return (train, validation); all pairs of one prompt fall on the same side, whatever their order."""

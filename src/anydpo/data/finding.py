@@ -10,6 +10,12 @@ Severity: TypeAlias = Literal["error", "warning", "info"]
 SHOWN = 5  # examples kept of each finding
 
 
+def counted(count: int, word: str) -> str:
+    """Return a number and its word, in the plural where it is not one."""
+    plural = f"{word[:-1]}ies" if word.endswith("py") else f"{word}s"
+    return f"{count:,} {word if count == 1 else plural}"
+
+
 @dataclass(frozen=True)
 class Check:
     """A fixed word, how bad it is, how many rows, what was seen and where first, why it matters, what to do."""

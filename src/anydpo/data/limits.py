@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from anydpo.data.finding import SHOWN
+from anydpo.data.finding import SHOWN, counted
 from anydpo.data.pair import PreferencePair, images_in
 
 MB, GB = 1 << 20, 1 << 30
@@ -47,7 +47,7 @@ class Refused:
 
     def __str__(self) -> str:
         where = f" ({', '.join(self.examples)})" if self.examples else ""
-        return f"{self.count:,} pairs: {self.reason}{where}"
+        return f"{counted(self.count, 'pair')}: {self.reason}{where}"
 
 
 def _openai(pair: PreferencePair) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from anydpo.data.copies import INSTALL, Mark, Seen
-from anydpo.data.finding import SHOWN, Check
+from anydpo.data.finding import SHOWN, Check, counted
 
 Counter: TypeAlias = "Callable[[str], int]"
 
@@ -102,7 +102,7 @@ class Tokens:
                 "too_many_tokens",
                 "warning",
                 len(self._over),
-                f"{len(self._over):,} pairs have more than {self.limit:,} tokens ({self._whose}){no_room}",
+                f"{counted(len(self._over), 'pair')} with more than {self.limit:,} tokens ({self._whose}){no_room}",
                 tuple(self._over[:SHOWN]),
                 "they are cut, left out or refused, and where a cut takes the end of both answers nothing is learned",
                 "raise max_length if memory allows, or leave them out (--fix does)",

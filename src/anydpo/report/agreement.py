@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from anydpo.data.accept import Requirement
 from anydpo.data.agreement import AgreementReport, Figures
 from anydpo.data.annotators import share
+from anydpo.data.delivery import LOW_ALPHA
 from anydpo.report.document import Bars, Block, Document, Findings, Section, Table, Text, figure, percent, verdict_of
 
 MANY = 40  # annotators or pairs shown; --json has all
@@ -29,11 +30,19 @@ def document(report: AgreementReport, requirements: Sequence[Requirement] = ()) 
         (
             f"{report.overall.items:,} items, {report.overall.raters:,} annotators, {report.judgments:,} judgements; "
             f"{report.unanimous:,} items unanimous",
+            _alpha(report.overall.krippendorff["nominal"]),
         ),
         sentence[0].upper() + sentence[1:],
         tone,
         tuple(_sections(report, requirements)),
     )
+
+
+def _alpha(alpha: float | None) -> str:
+    if alpha is None:
+        return "Krippendorff's alpha is undefined: too few items were judged twice, or only one answer was ever given"
+    reading = "reliable" if alpha >= 0.8 else "good for tentative conclusions" if alpha >= LOW_ALPHA else "not reliable"
+    return f"Krippendorff's alpha {alpha:.3f}: {reading}"
 
 
 def _sections(report: AgreementReport, requirements: Sequence[Requirement]) -> Iterator[Section]:

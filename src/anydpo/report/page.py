@@ -29,7 +29,7 @@ h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:16rem}
 th,td{padding:.3rem 1.2rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);font-size:.85rem;white-space:nowrap}
-td{overflow-wrap:anywhere}
+td{overflow-wrap:break-word}
 .n{text-align:right;white-space:nowrap}
 .finding{border:1px solid var(--line);border-radius:.4rem;padding:.8rem 1rem;margin:.6rem 0}
 .finding p{margin:.2rem 0;max-width:52rem;overflow-wrap:anywhere}
@@ -37,8 +37,8 @@ td{overflow-wrap:anywhere}
 .finding .said{font-weight:600}
 .finding code{font-size:.85rem;background:var(--tint);padding:.05rem .3rem;border-radius:.2rem}
 .finding span{color:var(--soft)}
-svg{max-width:100%;height:auto;display:block;font:13px system-ui,sans-serif}
-svg text{fill:var(--ink)}svg .track{fill:var(--line)}svg .full{fill:var(--bar)}svg .even{stroke:var(--ink)}
+.bar{margin:.5rem 0 .1rem;font-size:.9rem}svg{width:100%;max-width:40rem;height:.8rem;display:block}
+svg .track{fill:var(--line)}svg .full{fill:var(--bar)}svg .even{stroke:var(--ink)}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 @media(max-width:600px){body{padding:1rem .8rem 2rem;font-size:15px}th,td{padding-right:.8rem}}
 """
@@ -118,22 +118,15 @@ def _table(table: Table) -> str:
 
 
 def _bars(bars: Bars) -> str:
-    """Draw shares as bars, the label above each, so that a narrow screen shows them too."""
-    parts: list[str] = []
-    for at, (label, value, text) in enumerate(bars.rows):
-        y = at * 38
-        full = max(0.0, min(1.0, value)) * 560
-        parts.append(
-            f'<text x="0" y="{y + 13}">{esc(label)}: {esc(text)}</text>'
-            f'<rect class="track" x="0" y="{y + 19}" width="560" height="9" rx="2"/>'
-            f'<rect class="full" x="0" y="{y + 19}" width="{full:.1f}" height="9" rx="2"/>'
-        )
-        if bars.middle is not None:
-            x = bars.middle * 560
-            parts.append(f'<line class="even" x1="{x}" x2="{x}" y1="{y + 16}" y2="{y + 31}"/>')
-    height = max(1, len(bars.rows) * 38)
-    described = esc("; ".join(f"{label}: {text}" for label, _, text in bars.rows))
-    return (
-        f'<svg role="img" aria-label="{described}" viewBox="0 0 560 {height}" width="560" height="{height}">'
-        f"{''.join(parts)}</svg>"
+    """Draw shares as bars with the label above each; the drawing stretches, the text does not shrink."""
+    mark = ""
+    if bars.middle is not None:
+        x = bars.middle * 100
+        mark = f'<line class="even" x1="{x}" x2="{x}" y1="0" y2="12" vector-effect="non-scaling-stroke"/>'
+    return "".join(
+        f'<p class="bar">{esc(label)}: {esc(text)}</p>'
+        '<svg aria-hidden="true" viewBox="0 0 100 12" preserveAspectRatio="none">'
+        '<rect class="track" y="2" width="100" height="8"/>'
+        f'<rect class="full" y="2" width="{max(0.0, min(1.0, value)) * 100:.2f}" height="8"/>{mark}</svg>'
+        for label, value, text in bars.rows
     )

@@ -117,8 +117,20 @@ def _table(table: Table, pen: _Pen) -> Iterator[str]:
         ]
         line = "  " + "  ".join(cells).rstrip()
         if pen.width and cell_len(line) > pen.width:
-            line = line[: pen.width - 1] + "…"
-        yield pen.paint(line, "dim") if at == 0 else line
+            yield from _narrow(cells, row[-1], pen)
+        else:
+            yield pen.paint(line, "dim") if at == 0 else line
+
+
+def _narrow(cells: list[str], last: str, pen: _Pen) -> Iterator[str]:
+    """Wrap the last column under itself, or put it on lines of its own where the others leave it no room."""
+    before = "  " + "".join(f"{cell}  " for cell in cells[:-1])
+    if len(before) > pen.width // 2:
+        yield before.rstrip()
+        before, hanging = "      ", "      "
+    else:
+        hanging = " " * len(before)
+    yield from pen.wrap(last, before, hanging)
 
 
 def numeric(text: str) -> bool:
