@@ -190,8 +190,8 @@ class Leaks:
                 "leakage",
                 "error",
                 len(self._same),
-                f"{counted(len(self._same), 'pair')} with a prompt that also stands in {self._names}; {self._whole:,} of "
-                "them the very same pair",
+                f"{counted(len(self._same), 'pair')} with a prompt that stands in {self._names} too; {self._whole:,} "
+                "of them the very same pair",
                 tuple(self._same[:SHOWN]),
                 f"{why}; and a pair bought before is paid twice",
                 "leave them out here (--fix does), or take them out there",

@@ -266,8 +266,8 @@ def _capabilities(place: str) -> Capabilities:
 
 def _asked(dataset: PreferenceDataset, place: str) -> dict[str, Any]:
     """Return what a place refuses (`problems`) and what it may say (`notes`)."""
-    from anydpo.data.limits import LIMITS, refused_pairs
     from anydpo.data.dialect import WRITERS
+    from anydpo.data.limits import LIMITS, refused_pairs
     from anydpo.data.write import WORDS
     from anydpo.errors import ProviderMissing
 

@@ -98,7 +98,7 @@ def _decoded(text: str) -> str:
 
 def _luhn(text: str) -> bool:
     digits = [int(c) for c in text if c.isdigit()][::-1]
-    if len(digits) < 13 or len(set(digits)) < 3:
+    if len(digits) < 13 or len(set(digits)) < 2:
         return False
     return sum(d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)) % 10 == 0
 
