@@ -27,6 +27,7 @@ Decider: TypeAlias = "Callable[[Item, Policy], Decision]"
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
+ANSWERING = frozenset({"assistant", "tool"})
 PLAIN = frozenset({"role", "content"})
 GENERIC = 85  # signatures of this rank and above say too little to call a row one of theirs
 
@@ -321,25 +322,43 @@ def build(
     margin: float | None = None,
 ) -> PreferencePair:
     """Return the pair after the checks that every dialect shares, in the documented order."""
-    if not any(_says_something(message) for message in prompt):
+    for message in prompt:
+        if _says_something(message):
+            break
+    else:
         raise BadRow("empty_prompt", "the prompt has no text")
-    if any(part["image"] is None for part in images_in(prompt)):
+    if any([content.__class__ is list for content in [message["content"] for message in prompt]]) and any(
+        part["image"] is None for part in images_in(prompt)
+    ):
         raise BadRow("image_count_mismatch", "a place for an image has none")
-    for field, completion in (("chosen", chosen), ("rejected", rejected)):
-        for message in completion:
-            if message["role"] not in ("assistant", "tool"):
-                raise BadRow("role_order", f"{field!r} holds a {message['role']} message")
-    for field, completion in (("chosen", chosen), ("rejected", rejected)):
-        if not any(m["role"] == "assistant" and _says_something(m) for m in completion):
-            raise BadRow("empty_completion", f"{field!r} is empty")
-    if chosen == rejected or _stripped(chosen) == _stripped(rejected):
-        raise BadRow("identical", "both answers are the same")
+    _check_answers(chosen, rejected)
     if weight is not None and weight < 0:
         raise BadRow("invalid_label", f"'weight' is {weight}, expected 0 or more")
-    if any("tool_calls" in m for m in (*prompt, *chosen, *rejected)):
+    if any(["tool_calls" in m for m in (*prompt, *chosen, *rejected)]):
         prompt = _with_call_ids(prompt, 0)
         chosen, rejected = _with_call_ids(chosen, len(prompt)), _with_call_ids(rejected, len(prompt))
     return PreferencePair(prompt, chosen, rejected, tools, 1.0 if weight is None else weight, margin, meta)
+
+
+def _check_answers(chosen: Messages, rejected: Messages) -> None:
+    for field, completion in (("chosen", chosen), ("rejected", rejected)):
+        for message in completion:
+            if message["role"] not in ANSWERING:
+                raise BadRow("role_order", f"{field!r} holds a {message['role']} message")
+    for field, completion in (("chosen", chosen), ("rejected", rejected)):
+        for message in completion:
+            if message["role"] == "assistant" and _says_something(message):
+                break
+        else:
+            raise BadRow("empty_completion", f"{field!r} is empty")
+    if len(chosen) == len(rejected) == 1:
+        better, worse = chosen[0], rejected[0]
+        if better.keys() == PLAIN == worse.keys() and better["content"].__class__ is worse["content"].__class__ is str:
+            if better["content"].strip() != worse["content"].strip():
+                return
+            raise BadRow("identical", "both answers are the same")
+    if chosen == rejected or _stripped(chosen) == _stripped(rejected):
+        raise BadRow("identical", "both answers are the same")
 
 
 def _with_call_ids(conversation: Messages, start: int) -> Messages:

@@ -138,7 +138,9 @@ def work(task: Task, out: IO[bytes]) -> None:
     with path.open("rb") as file:
         for at in range(task.index, -(-task.size // RANGE), task.workers):
             lines = _Lines(file, at * RANGE, (at + 1) * RANGE)
-            for block in blocks(changed(reading.outcomes("skip", lines), task.steps), encode):
+            # All of the range before the first byte of it: the pipe is full long before, and a worker that waits
+            # for its turn in the middle of a range does not work.
+            for block in list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode)):
                 pickle.dump((0, block.scan, len(block.data)), out, protocol=5)
                 out.write(block.data)
             pickle.dump((lines.read, None, 0), out, protocol=5)

@@ -11,6 +11,7 @@ from anydpo.data.pair import PreferencePair, images_in, in_validation, text_of
 
 KEPT = 1000  # skipped rows remembered one by one; all are counted
 PIECE = 1 << 20  # bytes after which a block is handed on
+INSTRUCTIONS = frozenset({"system", "developer"})
 
 
 class Skipped(NamedTuple):
@@ -164,17 +165,27 @@ def blocks(outcomes: Iterable[Outcome], encode: Encode) -> Iterator[Block]:
 
 def measure(pair: PreferencePair, scan: Scan) -> None:
     """Count what a pair has that not every dialect or place can hold, and how long its parts are."""
-    features, prompt = scan.features, pair.prompt
+    features, characters, prompt = scan.features, scan.characters, pair.prompt
     scan.pairs += 1
+    asked, calls, pictures = 0, pair.tools is not None, False
+    for message in prompt:
+        content = message["content"]
+        if content.__class__ is str:
+            asked += len(content)
+        else:
+            asked += len(text_of(message))
+            pictures = pictures or any(images_in((message,)))
+        calls = calls or "tool_calls" in message
     if len(prompt) != 1 or prompt[0]["role"] != "user":
-        turns = [message["role"] for message in prompt if message["role"] not in ("system", "developer")]
+        turns = [message["role"] for message in prompt if message["role"] not in INSTRUCTIONS]
         features["system"] += len(turns) < len(prompt)
         features["multi_turn"] += turns != ["user"]
+    chosen, rejected = _length(pair.chosen), _length(pair.rejected)
     if len(pair.chosen) > 1 or len(pair.rejected) > 1:
         features["many_messages"] += 1
-    if pair.tools or any("tool_calls" in m for m in (*prompt, *pair.chosen, *pair.rejected)):
+    if calls or "tool_calls" in pair.chosen[0] or any("tool_calls" in m for m in pair.chosen[1:] + pair.rejected):
         features["tools"] += 1
-    if any(isinstance(m["content"], list) for m in prompt) and any(images_in(prompt)):
+    if pictures:
         features["images"] += 1
     if pair.weight != 1.0:
         features["weight"] += 1
@@ -182,10 +193,9 @@ def measure(pair: PreferencePair, scan: Scan) -> None:
         features["margin"] += 1
     if len(pair.meta) > 1:
         features["meta"] += 1
-    chosen, rejected = _length(pair.chosen), _length(pair.rejected)
-    scan.characters["prompt"] += _length(prompt)
-    scan.characters["chosen"] += chosen
-    scan.characters["rejected"] += rejected
+    characters["prompt"] += asked
+    characters["chosen"] += chosen
+    characters["rejected"] += rejected
     scan.chosen_longer += chosen > rejected
 
 
