@@ -146,7 +146,7 @@ CONTENTS = [
     ("token ghp_" + "a1B2" * 9, "secret", "GitHub"),
     ('password = "hunter2x"', "secret", "password"),
     ("The cafÃ© is open", "encoding_damage", "Ã© for é"),
-    ("It is donâ€™t", "encoding_damage", "for ’"),
+    ("It is donâ€™t", "encoding_damage", "â€™ for "),
     ("A \ufffd here", "encoding_damage", "U+FFFD"),
     ("done <|im_end|>", "template_mark", "<|im_end|>"),
 ]

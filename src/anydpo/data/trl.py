@@ -90,7 +90,7 @@ def read_images(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     "TRL text: `prompt`, `chosen`, `rejected` as strings",
     keys=PAIR,
     rank=80,
-    fits=lambda row: _texts(row, "prompt", "chosen", "rejected"),
+    fits=lambda row: _texts(row, "prompt", "chosen", "rejected") and not row.get("system"),
 )
 def read_explicit(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     """Text is passed through unchanged; a prompt repeated inside the answers is removed from them."""
@@ -157,13 +157,17 @@ def _explicit(row: Fields) -> tuple[Messages, Messages, Messages]:
     chosen = messages(need(row, "chosen"), "chosen", role="assistant")
     rejected = messages(need(row, "rejected"), "rejected", role="assistant")
     if len(chosen) > 1 or len(rejected) > 1:
-        return _without_repeated_prompt(prompt, chosen, rejected, text=isinstance(row["prompt"], str))
+        return without_repeated_prompt(prompt, chosen, rejected, text=isinstance(row["prompt"], str))
     return prompt, chosen, rejected
 
 
-def _without_repeated_prompt(
+def without_repeated_prompt(
     prompt: Messages, chosen: Messages, rejected: Messages, *, text: bool
 ) -> tuple[Messages, Messages, Messages]:
+    """Return (prompt, chosen, rejected) where the answers may be whole conversations that repeat the prompt.
+
+    `text`: the prompt was a text, which may be but one turn of the conversations; they are then the authority.
+    """
     size = len(prompt)
     if chosen[:size] == prompt == rejected[:size]:
         return prompt, chosen[size:], rejected[size:]

@@ -65,11 +65,11 @@ def write(dataset: PreferenceDataset, path: Path, format: str) -> Written:  # no
         warnings.warn(lost_sentence(to, lost), FieldsLost, stacklevel=3)
     digest, size, count = hashlib.sha256(), 0, 0
     with whole_file(path) as file:
-        for line in lines(dataset, to):
-            file.write(line)
-            digest.update(line)
-            size += len(line)
-            count += 1
+        for block in dataset.blocks(to.name):
+            file.write(block.data)
+            digest.update(block.data)
+            size += len(block.data)
+            count += block.scan.pairs
     return Written(path, format, count, size, digest.hexdigest(), lost, tuple(file_notes(to.name, count, size)))
 
 
