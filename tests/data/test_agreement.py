@@ -22,6 +22,7 @@ from anydpo.report.page import page
 from anydpo.report.terminal import lines
 from tests.conftest import SHARED
 
+SIDES: list[Choice] = ["first", "second"]
 VOTES: dict[int, Choice] = {0: "tie", 1: "first", 2: "second"}
 
 
@@ -74,7 +75,7 @@ def delivery(
     """Made-up judgements: w0, w1 … say the truth but for noise; `turned` one says the opposite."""
     draw = random.Random(seed)
     for i in range(items):
-        truth: Choice = draw.choice(["first", "second"])
+        truth = draw.choice(SIDES)
         other: Choice = "second" if truth == "first" else "first"
         for k in range(people):
             name = f"w{k}"
@@ -163,10 +164,10 @@ def test_strong_votes_that_others_do_not_share_are_a_reversed_strength() -> None
     draw = random.Random(3)
     given = []
     for i in range(120):
-        truth: Choice = draw.choice(["first", "second"])
+        truth = draw.choice(SIDES)
         hard = i % 2 == 0
         for k in range(3):
-            choice = draw.choice(["first", "second"]) if hard else truth
+            choice = draw.choice(SIDES) if hard else truth
             given.append(Judgment(item=str(i), annotator=f"w{k}", choice=choice, strength=3.0 if hard else 1.0))
     assert "reversed_scale" in codes(agreement(given))
 
@@ -264,7 +265,7 @@ def test_the_same_answers_shown_the_other_way_round_are_one_comparison() -> None
 
 
 def test_a_judgement_given_again_replaces_the_first() -> None:
-    given = [Judgment(item="q", annotator="a", choice=c) for c in ("first", "second")]
+    given = [Judgment(item="q", annotator="a", choice=choice) for choice in SIDES]
     report = agreement(given)
     assert (report.replaced, report.majority["second"]) == (1, 1)
     assert "judged_again" in codes(report)
@@ -286,9 +287,8 @@ def test_habits_are_measured_and_named() -> None:
 
 def test_label_smoothing_from_votes() -> None:
     """Errors of 10 % make two annotators contradict each other in 2 * 0.1 * 0.9 = 18 %."""
-    votes: list[Choice] = ["first", "second"]
     given = [
-        Judgment(item=str(i), annotator=w, choice=votes[w == "b" and i < 18]) for i in range(100) for w in ("a", "b")
+        Judgment(item=str(i), annotator=w, choice=SIDES[w == "b" and i < 18]) for i in range(100) for w in ("a", "b")
     ]
     smoothing = agreement(given).smoothing
     assert smoothing is not None

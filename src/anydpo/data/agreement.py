@@ -18,6 +18,7 @@ from anydpo.data.votes import SIGN, Item, annotator, by_item, mean_scores, score
 from anydpo.errors import DataInvalid
 
 By: TypeAlias = Literal["annotator", "batch", "model"]
+COMPARED = 20  # pairs of votes from which label noise is estimated
 BY: tuple[By, ...] = ("annotator", "batch", "model")
 
 
@@ -278,7 +279,7 @@ def _grouped(items: Sequence[Item], by: By) -> dict[str, Figures]:
 
 
 def _smoothing(items: Sequence[Item]) -> Smoothing | None:
-    """Return the label error that the contradictions between annotators point to; None where none can be compared."""
+    """Return the label error that contradictions point to; None from fewer than COMPARED pairs of votes."""
     differ = compared = 0
     sizes: Counter[int] = Counter()
     for item in items:
@@ -288,7 +289,7 @@ def _smoothing(items: Sequence[Item]) -> Smoothing | None:
         differ += votes["first"] * votes["second"]
         if votes["first"] != votes["second"]:
             sizes[n] += 1
-    if not compared:
+    if compared < COMPARED:
         return None
     disagreement = differ / compared
     single = (1 - math.sqrt(max(0.0, 1 - 2 * disagreement))) / 2

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anydpo.data.dataset import Outcome, PreferenceDataset, Skipped
+from anydpo.data.dataset import PreferenceDataset
 from anydpo.data.finding import counted
 from anydpo.data.lint import LintReport
 from anydpo.data.pair import Messages, PreferencePair
+from anydpo.data.scan import Outcome, Skipped
 from anydpo.data.sheet import write_sheet
 from anydpo.data.text_checks import damage, repaired
 from anydpo.data.write import FieldsLost, Written, check_fits, write, writer_of
@@ -98,12 +99,13 @@ def _changes(report: LintReport) -> Iterator[tuple[str, str, str, str, str]]:
         if isinstance(item, Skipped):
             yield item.file, str(item.line), "removed", item.reason, item.detail
             continue
-        at += 1
-        file, _, line = item.source.rpartition(":")
-        if (mark := report.marks.get(at)) is not None:
-            yield file, line, "removed", mark.reason, mark.detail
-        elif _repaired(item) != item:
-            yield file, line, "repaired", "encoding_damage", "UTF-8 that was read as Latin-1"
+        for pair in (item,) if isinstance(item, PreferencePair) else item.pairs:
+            at += 1
+            file, _, line = pair.source.rpartition(":")
+            if (mark := report.marks.get(at)) is not None:
+                yield file, line, "removed", mark.reason, mark.detail
+            elif _repaired(pair) != pair:
+                yield file, line, "repaired", "encoding_damage", "UTF-8 that was read as Latin-1"
 
 
 def _repaired(pair: PreferencePair) -> PreferencePair:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anydpo.data.judgment import Choice
-from anydpo.data.source import expand, read_rows
+from anydpo.data.source import read_rows
 from anydpo.errors import DataInvalid
 
 ITEM = ("task", "task_id", "item", "item_id", "id", "idx", "prompt_id", "_unit_id")
@@ -22,15 +22,14 @@ HINT = 'one {"task": ID, "gold": "A", "B" or "tie"} a row, or CSV with these two
 def read_gold(path: Path) -> dict[str, Choice]:
     """Return item → right choice from JSON, JSONL or CSV; raises `DataInvalid` for what cannot be read."""
     found: dict[str, Choice] = {}
-    for file in expand(path):
-        for row, line in _rows(file):
-            item = next((row[key] for key in ITEM if row.get(key) not in (None, "")), None)
-            label = next((row[key] for key in LABEL if row.get(key) not in (None, "")), None)
-            if item is None or label is None:
-                raise DataInvalid(f"{file}:{line}: no item or no label in {', '.join(row)}", hint=HINT)
-            if (choice := WORDS.get(str(label).strip().lower())) is None:
-                raise DataInvalid(f"{file}:{line}: the label {label!r} is not known", hint=HINT)
-            found[str(item)] = choice
+    for row, line in _rows(path):
+        item = next((row[key] for key in ITEM if row.get(key) not in (None, "")), None)
+        label = next((row[key] for key in LABEL if row.get(key) not in (None, "")), None)
+        if item is None or label is None:
+            raise DataInvalid(f"{path}:{line}: no item or no label in {', '.join(row)}", hint=HINT)
+        if (choice := WORDS.get(str(label).strip().lower())) is None:
+            raise DataInvalid(f"{path}:{line}: the label {label!r} is not known", hint=HINT)
+        found[str(item)] = choice
     if not found:
         raise DataInvalid(f"{path}: no gold row", hint=HINT)
     return found

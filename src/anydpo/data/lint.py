@@ -151,7 +151,7 @@ def lint(
         *copies.checks(),
         *(check for inspector in inspectors for check in inspector.checks()),
         *lengths.checks(),
-        *([] if basic else agreement_checks(getattr(dataset, "judgments", ()))),
+        *([] if basic else agreement_checks(dataset.judgments)),
         *few_pairs(dataset.scan.pairs),
         *notes,
     ]

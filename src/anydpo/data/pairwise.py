@@ -229,7 +229,11 @@ def read_alpaca_eval(row: Fields, options: Options) -> Item:
     fits=lambda row: has(row, "response1", "response2") and any(map(ANNOTATOR.match, map(str, row))),
 )
 def read_pandalm(row: Fields, options: Options) -> Item:
-    """One vote an annotator; a null is an annotator who did not see the item."""
+    """One vote an annotator; a null is an annotator who did not see the item.
+
+    The published file holds answers that were the word False as JSON's false; people judged that word.
+    """
+    row = {key: str(value) if isinstance(value, bool) else value for key, value in row.items()}
     answers = list(two(row, "response1", "response2"))
     asked = with_input(row)
     names = [name for name in row if ANNOTATOR.match(name)]

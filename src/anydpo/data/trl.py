@@ -93,8 +93,15 @@ def read_images(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     fits=lambda row: _texts(row, "prompt", "chosen", "rejected") and not row.get("system"),
 )
 def read_explicit(row: Fields, meta: dict[str, Any]) -> PreferencePair:
-    """Text is passed through unchanged; a prompt repeated inside the answers is removed from them."""
+    """Text is passed through unchanged; a prompt repeated inside the answers is removed from them.
+
+    Pictures and a system text that only some rows of a file have, too late to be seen in its sample, are read as well.
+    """
+    if row.get("images") or row.get("image"):
+        return read_images(row, meta)
     prompt, chosen, rejected = _explicit(row)
+    if isinstance(system := row.get("system"), str) and system and isinstance(row["prompt"], str):
+        prompt = ({"role": "system", "content": system}, *prompt)
     given = row.get("meta")
     if isinstance(given, dict):
         meta = {**given, **meta}

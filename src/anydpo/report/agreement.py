@@ -8,6 +8,7 @@ from anydpo.data.accept import Requirement
 from anydpo.data.agreement import AgreementReport, Figures
 from anydpo.data.annotators import share
 from anydpo.data.delivery import LOW_ALPHA
+from anydpo.data.finding import counted
 from anydpo.report.document import Bars, Block, Document, Findings, Section, Table, Text, figure, percent, verdict_of
 
 MANY = 40  # annotators or pairs shown; --json has all
@@ -28,8 +29,8 @@ def document(report: AgreementReport, requirements: Sequence[Requirement] = ()) 
     return Document(
         f"Agreement: {', '.join(report.files) or 'judgements'}",
         (
-            f"{report.overall.items:,} items, {report.overall.raters:,} annotators, {report.judgments:,} judgements; "
-            f"{report.unanimous:,} items unanimous",
+            f"{counted(report.overall.items, 'item')}, {counted(report.overall.raters, 'annotator')}, "
+            f"{counted(report.judgments, 'judgement')}; {counted(report.unanimous, 'item')} unanimous",
             _alpha(report.overall.krippendorff["nominal"]),
         ),
         sentence[0].upper() + sentence[1:],
@@ -74,7 +75,7 @@ def _sections(report: AgreementReport, requirements: Sequence[Requirement]) -> I
 
 def _overall(found: Figures) -> Table:
     k = found.krippendorff
-    of_fleiss = f"over the {found.fleiss_items:,} items with the most common number of votes"
+    of_fleiss = f"over {counted(found.fleiss_items, 'item')} with the most common number of votes"
     rows = [
         ("raw agreement", figure(found.raw, 4), "share of equal votes among all pairs of votes on an item"),
         ("Fleiss' kappa", figure(found.fleiss, 4), of_fleiss if found.fleiss_items else "needs two votes an item"),
@@ -179,6 +180,9 @@ def _strengths(report: AgreementReport) -> Section:
 def _smoothing(report: AgreementReport) -> Section:
     s = report.smoothing
     assert s is not None
+    if s.single >= 0.4:
+        coin = f"Two annotators contradict each other in {s.disagreement:.1%}: hardly less often than two coins would."
+        return Section("Label noise", (Text(f"{coin} No label_smoothing makes up for that; do not train on it."),))
     advice = (
         f"label_smoothing = {s.majority:.2f} for pairs made by majority"
         if s.majority >= 0.005
