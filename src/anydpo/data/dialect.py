@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -31,6 +32,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
 ANSWERING = frozenset({"assistant", "tool"})
 PLAIN = frozenset({"role", "content"})
+LARGEST = sys.float_info.max
 GENERIC = 85  # signatures of this rank and above say too little to call a row one of theirs
 
 
@@ -168,13 +170,21 @@ def need(row: Fields, key: str) -> Any:
 
 
 def number(row: Fields, key: str) -> float | None:
-    """Return an optional number of the row."""
+    """Return an optional number of the row; like JSON's readers of files, takes NaN and infinity as null."""
     value = row.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadRow("unknown_format", f"{key!r} is {kind(value)}, expected a number")
-    return float(value)
+    return float(value) if -LARGEST <= value <= LARGEST else None
+
+
+def needed_number(row: Fields, key: str) -> float:
+    """Return a required number of the row."""
+    need(row, key)
+    if (value := number(row, key)) is None:
+        raise BadRow("null_field", f"{key!r} is not a finite number")
+    return value
 
 
 def text(row: Fields, key: str) -> str:
@@ -358,6 +368,8 @@ def build(
     for message in chosen + rejected:
         calls = calls or "tool_calls" in message
     _check_answers(chosen, rejected)
+    if margin is not None and not abs(margin) <= LARGEST:
+        raise BadRow("invalid_label", f"the margin is {margin}")
     if weight is not None and weight < 0:
         raise BadRow("invalid_label", f"'weight' is {weight}, expected 0 or more")
     if calls:

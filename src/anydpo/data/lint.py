@@ -84,8 +84,7 @@ class LintReport:
         """Yield the report's lines."""
         found = self.dataset
         yield f"{', '.join(found.files)}: {found.format}"
-        skipped = "".join(f", {count:,} {reason}" for reason, count in found.skipped.items())
-        yield f"{found.rows:,} rows = {len(found):,} pairs{skipped}"
+        yield found.account()
         if found.scan.pairs:
             yield (
                 f"answers: chosen {self.stats['chosen_characters']:.0f} characters on average, rejected "
