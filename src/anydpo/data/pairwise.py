@@ -28,6 +28,8 @@ from anydpo.data.judgment import Choice
 from anydpo.data.policy import Options
 
 ANNOTATOR = re.compile(r"annotator_?\d+$")
+READ_AS_VALUES = frozenset({"instruction", "input", "response1", "response2"})
+SCALARS = (bool, int, float)
 WINNERS: dict[str, Choice] = {
     "model_a": "first",
     "model_b": "second",
@@ -229,7 +231,13 @@ def read_alpaca_eval(row: Fields, options: Options) -> Item:
     fits=lambda row: has(row, "response1", "response2") and any(map(ANNOTATOR.match, map(str, row))),
 )
 def read_pandalm(row: Fields, options: Options) -> Item:
-    """One vote an annotator; a null is an annotator who did not see the item."""
+    """One vote an annotator; a null is an annotator who did not see the item.
+
+    Answers such as `True` and `7`, which its authors' table library took for values, are text again.
+    """
+    row = {
+        key: str(value) if key in READ_AS_VALUES and isinstance(value, SCALARS) else value for key, value in row.items()
+    }
     answers = list(two(row, "response1", "response2"))
     asked = with_input(row)
     names = [name for name in row if ANNOTATOR.match(name)]

@@ -177,7 +177,7 @@ def without_repeated_prompt(
     size = len(prompt)
     if chosen[:size] == prompt == rejected[:size]:
         return prompt, chosen[size:], rejected[size:]
-    if text and chosen[0]["role"] in ("system", "user") and chosen[0] == rejected[0]:
+    if text and chosen and chosen[:1] == rejected[:1] and chosen[0]["role"] in ("system", "user"):
         # The transcripts are whole conversations; a prompt column of text repeats one of their turns.
         shared, better, worse = shared_prompt(chosen, rejected)
         if any(text_of(message).strip() == text_of(prompt[0]).strip() for message in shared):
