@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.data import Files, Format
+from anydpo.cli.data import Files, Format, Map, MappingFile, mapped
 from anydpo.cli.options import JSON
 
 
@@ -20,12 +20,8 @@ def register(app: typer.Typer) -> None:
 def agreement(
     files: Files,
     format: Format = None,  # noqa: A002
-    mapping: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What the columns of an annotation file mean (TOML).")
-    ] = None,
-    map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="KEY=COLUMN", help="One column; may be repeated.")
-    ] = None,
+    mapping: MappingFile = None,
+    columns: Map = None,
     by: Annotated[
         str | None, typer.Option(metavar="annotator,…", help="Also within each: annotator, batch, model.")
     ] = None,
@@ -45,14 +41,13 @@ def agreement(
     from anydpo.data.agreement import agreement as judged_by
     from anydpo.data.agreement import groups_named
     from anydpo.data.gold import read_gold
-    from anydpo.data.mapping import ColumnMapping
     from anydpo.data.read import read
     from anydpo.report.agreement import document
     from anydpo.report.page import save
     from anydpo.report.terminal import show
 
     groups = groups_named(by)
-    found = read(files, format, ColumnMapping.from_words(map_ or (), mapping))
+    found = read(files, format, mapped(columns, mapping))
     report = judged_by(found.judgments, files=found.files, by=groups, gold=read_gold(gold) if gold else None)
     judged = requirements(report, require or [])
     shown = document(report, judged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,18 @@ from anydpo.cli import output
 from anydpo.cli.options import JSON
 from anydpo.errors import JobInvalid
 
+if TYPE_CHECKING:
+    from anydpo.data.mapping import ColumnMapping
+
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Files, folders or globs; .gz and .zst too.")]
 Format = Annotated[str | None, typer.Option("--format", metavar="F", help="The dialect; default: detected.")]
+MANY = 20_000  # rows from which the first skipped one is shown before the checks begin
+MappingFile = Annotated[
+    Path | None, typer.Option("--mapping", metavar="FILE", help="TOML that says what columns and labels mean.")
+]
+Map = Annotated[
+    list[str] | None, typer.Option("--map", metavar="K=COL", help="One column of the mapping; may be repeated.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +34,8 @@ def register(app: typer.Typer) -> None:
 def lint(
     files: Files,
     format: Format = None,  # noqa: A002
+    mapping: MappingFile = None,
+    columns: Map = None,
     places: Annotated[
         str | None, typer.Option("--place", "-p", metavar="PLACE,…", help="Also what they accept; a format's name too.")
     ] = None,
@@ -45,7 +57,10 @@ def lint(
 
     if max_length is not None and model is None:
         raise JobInvalid("--max-length counts tokens and needs --model", hint="--model gpt-4.1, qwen3-8b or a folder")
-    report = read(files, format).lint(
+    found = read(files, format, mapped(columns, mapping))
+    if found.skipped_rows and found.rows > MANY:  # the checks take their time; what is wrong is known already
+        output.say("skipped {}:{}: {}: {}".format(*found.skipped_rows[0]))
+    report = found.lint(
         tuple(filter(None, (places or "").split(","))),
         model=model,
         max_length=max_length,
@@ -76,6 +91,8 @@ def convert(
         float | None, typer.Option(help="A share to hold out, split by prompt, in a second file.")
     ] = None,
     format: Format = None,  # noqa: A002
+    mapping: MappingFile = None,
+    columns: Map = None,
     seed: Annotated[int, typer.Option(help="Decides the split.")] = 0,
     as_json: JSON = False,
 ) -> None:
@@ -86,7 +103,7 @@ def convert(
     from anydpo.data.write import FieldsLost, check_fits, lost_sentence, write, writer_of
 
     writer = writer_of(to)
-    pairs = load(files, format)
+    pairs = load(files, format, mapped(columns, mapping))
     for row in pairs.skipped_rows[:10]:
         output.say(f"skipped {row.file}:{row.line}: {row.reason}: {row.detail}")
     if lost := check_fits(pairs, writer):
@@ -115,6 +132,13 @@ def convert(
             output.say(f"note: {note}")
     if skipped := sum(pairs.skipped.values()):
         output.say(f"{skipped:,} of {pairs.rows:,} rows were skipped; `anydpo lint` names each")
+
+
+def mapped(columns: list[str] | None, mapping: Path | None) -> ColumnMapping | None:
+    """Return what `--map` and `--mapping` say together, None where they say nothing."""
+    from anydpo.data.mapping import ColumnMapping
+
+    return ColumnMapping.from_words(columns or (), mapping)
 
 
 def _beside(path: Path, word: str) -> Path:

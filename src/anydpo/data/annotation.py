@@ -84,7 +84,7 @@ def _responses(responses: Fields, first: str, second: str, options: Options) -> 
         given = responses.get(name) or []
         verdicts: list[Verdict] = []
         for one in given if isinstance(given, list) else []:
-            if not isinstance(one, dict) or one.get("value") is None or one.get("status") in UNUSED:
+            if not isinstance(one, dict) or one.get("value") is None or str(one.get("status")) in UNUSED:
                 continue
             choice = _ranked(one["value"], first, second)
             if choice is None:

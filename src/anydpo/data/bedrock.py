@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from anydpo.data.dialect import ROLES, BadRow, Fields, build, kind, messages, need, question, reader
+from anydpo.data.dialect import BadRow, Fields, build, kind, messages, need, question, reader
 from anydpo.data.pair import Message, Messages, PreferencePair
+from anydpo.data.pictures import picture_uri
 from anydpo.data.ratings import objects
-from anydpo.data.scored import picture_uri
 
 LABELS = ("preferred", "non-preferred")
 
@@ -54,8 +54,7 @@ def _system(row: Fields) -> Messages:
 
 
 def _message(turn: Fields, field: str) -> Message:
-    if need(turn, "role") not in ROLES:
-        raise BadRow("role_order", f"{field} has the role {turn['role']!r}")
+    need(turn, "role")
     (message,) = messages([{"role": turn["role"], "content": _content(need(turn, "content"), field)}], field)
     return message
 

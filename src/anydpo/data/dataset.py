@@ -80,6 +80,13 @@ class PreferenceDataset:
         """
         return self.scan.used + sum(self.scan.skipped.values())
 
+    def account(self) -> str:
+        """Say what became of every row: `6 rows = 5 in 2 pairs, 1 tie`."""
+        scan = self.scan
+        paired = f"{scan.pairs:,} pairs" if scan.used == scan.pairs else f"{scan.used:,} in {scan.pairs:,} pairs"
+        skipped = "".join(f", {count:,} {reason}" for reason, count in scan.skipped.items())
+        return f"{self.rows:,} rows = {paired}{skipped}"
+
     @property
     def judgments(self) -> Iterator[Judgment]:
         """Every judgement read, ties, test questions and rows that made no pair included; read anew each time."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import orjson
 
 from anydpo.data.pair import Message, Messages, PreferencePair, images_in, text_of
 
@@ -29,6 +32,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
 ANSWERING = frozenset({"assistant", "tool"})
 PLAIN = frozenset({"role", "content"})
+LARGEST = sys.float_info.max
 GENERIC = 85  # signatures of this rank and above say too little to call a row one of theirs
 
 
@@ -166,13 +170,21 @@ def need(row: Fields, key: str) -> Any:
 
 
 def number(row: Fields, key: str) -> float | None:
-    """Return an optional number of the row."""
+    """Return an optional number of the row; like JSON's readers of files, takes NaN and infinity as null."""
     value = row.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadRow("unknown_format", f"{key!r} is {kind(value)}, expected a number")
-    return float(value)
+    return float(value) if -LARGEST <= value <= LARGEST else None
+
+
+def needed_number(row: Fields, key: str) -> float:
+    """Return a required number of the row."""
+    need(row, key)
+    if (value := number(row, key)) is None:
+        raise BadRow("null_field", f"{key!r} is not a finite number")
+    return value
 
 
 def text(row: Fields, key: str) -> str:
@@ -227,7 +239,7 @@ def _message(item: object, field: str) -> Message:
     if not isinstance(item, dict):
         raise BadRow("unknown_format", f"{field} is {kind(item)}, expected a message")
     role, content = item.get("role"), item.get("content")
-    if role not in ROLES:
+    if role.__class__ is not str or role not in ROLES:
         reason = "missing_field" if "role" not in item else "role_order"
         raise BadRow(reason, f"{field} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
     if type(content) is str and item.keys() == PLAIN:
@@ -235,6 +247,8 @@ def _message(item: object, field: str) -> Message:
     message: Message = {"role": role, "content": _content(content, field)}
     for key in MESSAGE_KEYS[2:]:
         if item.get(key) not in (None, [], ""):
+            if key != "tool_calls" and not isinstance(item[key], (str, int, float)):
+                raise BadRow("unknown_format", f"{field}.{key} is {kind(item[key])}, expected text")
             message[key] = _tool_calls(item[key], field) if key == "tool_calls" else item[key]
     if message["content"] is None and "tool_calls" not in message:
         raise BadRow("null_field" if "content" in item else "missing_field", f"{field} has no content")
@@ -261,12 +275,28 @@ def _part(part: object, field: str) -> dict[str, Any]:
         case "text":
             return {"type": "text", "text": str(part.get("text") or "")}
         case "image":
-            return {"type": "image", "image": part.get("image")}
+            return {"type": "image", "image": _picture(part.get("image"), field)}
         case "image_url":
             url = part.get("image_url")
-            return {"type": "image", "image": url.get("url") if isinstance(url, dict) else url}
+            return {"type": "image", "image": _picture(url.get("url") if isinstance(url, dict) else url, field)}
         case other:
             raise BadRow("unknown_format", f"{field} has the type {other!r}; known are text and image")
+
+
+def _picture(picture: object, field: str) -> str | None:
+    if picture is None or isinstance(picture, str):
+        return picture or None
+    from anydpo.data.pictures import picture_uri
+
+    return picture_uri(picture)
+
+
+def shallow(value: object, field: str) -> None:
+    """Refuse what cannot be written again: nested without end, or text that is not UTF-8."""
+    try:
+        orjson.dumps([[[[[[[[value]]]]]]]])
+    except (TypeError, ValueError) as exc:
+        raise BadRow("parse_error", f"{field!r} cannot be JSON: {exc}") from None
 
 
 def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
@@ -279,14 +309,16 @@ def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRow("missing_field", f"{field}.tool_calls names no function")
         arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
-                arguments = json.loads(arguments)
-        text = (
-            arguments
-            if isinstance(arguments, str)
-            else json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"))
-        )
+        text = arguments if isinstance(arguments, str) else ""
+        try:
+            if isinstance(arguments, str):
+                with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
+                    arguments = json.loads(arguments)
+            if not isinstance(arguments, str):
+                text = json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"))
+                text.encode()
+        except (RecursionError, UnicodeEncodeError):
+            raise BadRow("parse_error", f"{field}.tool_calls has arguments that cannot be JSON") from None
         kept = {"id": call["id"]} if call.get("id") else {}
         made.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": text}})
     return made
@@ -302,12 +334,13 @@ def tools(value: object) -> tuple[dict[str, Any], ...] | None:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BadRow("parse_error", f"'tools' is text that is not JSON: {exc}") from None
     if not value:
         return None
     if not isinstance(value, (list, tuple)) or not all(isinstance(tool, dict) for tool in value):
         raise BadRow("unknown_format", f"'tools' is {kind(value)}, expected a list of schemas")
+    shallow(list(value), "tools")
     return tuple(value)
 
 
@@ -327,14 +360,19 @@ def build(
             break
     else:
         raise BadRow("empty_prompt", "the prompt has no text")
-    if any([content.__class__ is list for content in [message["content"] for message in prompt]]) and any(
-        part["image"] is None for part in images_in(prompt)
-    ):
-        raise BadRow("image_count_mismatch", "a place for an image has none")
+    calls = False
+    for message in prompt:  # one plain loop: this is where a row spends its time
+        calls = calls or "tool_calls" in message
+        if message["content"].__class__ is list and any(part["image"] is None for part in images_in((message,))):
+            raise BadRow("image_count_mismatch", "a place for an image has none")
+    for message in chosen + rejected:
+        calls = calls or "tool_calls" in message
     _check_answers(chosen, rejected)
+    if margin is not None and not abs(margin) <= LARGEST:
+        raise BadRow("invalid_label", f"the margin is {margin}")
     if weight is not None and weight < 0:
         raise BadRow("invalid_label", f"'weight' is {weight}, expected 0 or more")
-    if any(["tool_calls" in m for m in (*prompt, *chosen, *rejected)]):
+    if calls:
         prompt = _with_call_ids(prompt, 0)
         chosen, rejected = _with_call_ids(chosen, len(prompt)), _with_call_ids(rejected, len(prompt))
     return PreferencePair(prompt, chosen, rejected, tools, 1.0 if weight is None else weight, margin, meta)

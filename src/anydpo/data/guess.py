@@ -43,10 +43,6 @@ class UnknownColumns(DataInvalid):
         super().__init__(message, hint=hint)
         self.mapping, self.rows = mapping, rows
 
-    def to_dict(self) -> dict[str, object]:
-        """Return the `error` object of a failing `--json` command, with rows and mapping."""
-        return {**super().to_dict(), "rows": self.rows, "mapping": self.mapping}
-
 
 def unknown_columns(name: str, rows: Sequence[dict[str, Any]]) -> UnknownColumns:
     """Return the error about a table without a mapping: three rows, and a mapping with our guesses to paste."""

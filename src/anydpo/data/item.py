@@ -112,8 +112,9 @@ class Item:
                     swapped=said.swapped,
                 )
             return
-        for one, two in combinations(self.answers, 2):
-            yield self._compared(one, two)
+        if self.ranked or any(one.scores for one in self.answers):
+            for one, two in combinations(self.answers, 2):
+                yield self._compared(one, two)
 
     def _compared(self, one: Answer, two: Answer) -> Judgment:
         choice: Choice | None = None

@@ -57,6 +57,11 @@ class ColumnMapping:
     delimiter: str | None = None
 
     @property
+    def names_columns(self) -> bool:
+        """Whether this says what columns mean; a mapping may hold a policy alone."""
+        return bool(self.columns or self.label_columns)
+
+    @property
     def scores(self) -> dict[str, str]:
         """The columns of rubric dimensions: `DIM`, `DIM.a` or `DIM.b` → column."""
         return {key.removeprefix("score."): name for key, name in self.columns.items() if key.startswith("score.")}

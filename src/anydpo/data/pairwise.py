@@ -16,6 +16,7 @@ from anydpo.data.dialect import (
     has,
     judged,
     need,
+    needed_number,
     number,
     question,
     shared_prompt,
@@ -27,6 +28,8 @@ from anydpo.data.judgment import Choice
 from anydpo.data.policy import Options
 
 ANNOTATOR = re.compile(r"annotator_?\d+$")
+READ_AS_VALUES = frozenset({"instruction", "input", "response1", "response2"})
+SCALARS = (bool, int, float)
 WINNERS: dict[str, Choice] = {
     "model_a": "first",
     "model_b": "second",
@@ -88,9 +91,9 @@ def read_helpsteer3(row: Fields, options: Options) -> Item:
     """A negative preference is for `response1`, 0 is a tie; the overall one decides, annotators are kept beside it."""
     context = need(row, "context")
     answers = two(row, "response1", "response2")
-    need(row, "overall_preference")
+    value = needed_number(row, "overall_preference")
     prompt = question(context, "context")
-    overall = _preference(number(row, "overall_preference"))
+    overall = _preference(value)
     said = row.get("individual_preference") or []
     if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
         raise BadRow("unknown_format", "'individual_preference' is not a list of objects")
@@ -209,10 +212,9 @@ def read_alpaca_eval(row: Fields, options: Options) -> Item:
     """1 is for `output_1`, 2 for `output_2`, 0 and 1.5 are ties; between, `preference` - 1 is P(`output_2` better)."""
     answers = two(row, "output_1", "output_2", ("generator_1", "generator_2"))
     asked = with_input(row)
-    need(row, "preference")
+    value = needed_number(row, "preference")
     prompt = question(asked, "instruction")
-    value = number(row, "preference")
-    if value is None or (value != 0 and not 1 <= value <= 2):
+    if value != 0 and not 1 <= value <= 2:
         raise BadRow("invalid_label", f"'preference' is {value:g}, expected 1 to 2, or 0 for a tie")
     choice: Choice = "tie" if value in (0, 1.5) else "first" if value < 1.5 else "second"
     meta = {"prob_first": round(2 - value, 10)} if value else {}
@@ -231,9 +233,11 @@ def read_alpaca_eval(row: Fields, options: Options) -> Item:
 def read_pandalm(row: Fields, options: Options) -> Item:
     """One vote an annotator; a null is an annotator who did not see the item.
 
-    The published file holds answers that were the word False as JSON's false; people judged that word.
+    Answers such as `True` and `7`, which its authors' table library took for values, are text again.
     """
-    row = {key: str(value) if isinstance(value, bool) else value for key, value in row.items()}
+    row = {
+        key: str(value) if key in READ_AS_VALUES and isinstance(value, SCALARS) else value for key, value in row.items()
+    }
     answers = list(two(row, "response1", "response2"))
     asked = with_input(row)
     names = [name for name in row if ANNOTATOR.match(name)]
@@ -314,10 +318,8 @@ def read_tinker(row: Fields, options: Options) -> Item:
 def read_webgpt(row: Fields, options: Options) -> Item:
     """The higher score is preferred, equal ones are a tie; the margin is their difference."""
     asked, answers = need(row, "question"), two(row, "answer_0", "answer_1")
-    for name in ("score_0", "score_1"):
-        need(row, name)
+    first, second = needed_number(row, "score_0"), needed_number(row, "score_1")
     prompt = question(text(asked, "full_text") if isinstance(asked, dict) else asked, "question")
-    first, second = number(row, "score_0") or 0.0, number(row, "score_1") or 0.0
     choice: Choice = "tie" if first == second else "first" if first > second else "second"
     verdict = Verdict(choice, strength=round(abs(first - second), 6), scores={"score": (first, second)})
     key = key_of(prompt, answers[0].messages, answers[1].messages)

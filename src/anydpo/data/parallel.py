@@ -1,12 +1,14 @@
 """A large file of JSON lines read by several processes over byte ranges: the same blocks in the same order as by one.
 
-Workers are programs of their own and no fork of this one: a user's script needs no `__main__` guard, and threads
-and GPU libraries of the parent are none of their business. Each takes every n-th range and hands back its blocks
-through a pipe, which holds it back until they are asked for, so that memory does not grow with the file.
+Workers are programs of their own and no fork of this one: a user's script needs no `__main__` guard, and threads and
+GPU libraries of the parent are none of their business. Each process, this one included, takes every n-th range; the
+others hand back their blocks through a pipe, which holds them up until they are asked for, so that memory does not
+grow with the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -18,6 +20,7 @@ from typing import IO, Any
 
 import orjson
 
+from anydpo.data.dataset import encoder
 from anydpo.data.dialect import DIALECTS
 from anydpo.data.reading import OnBad, Reading, Rows
 from anydpo.data.rows import Row
@@ -27,7 +30,8 @@ from anydpo.errors import DataInvalid
 
 LARGE = 50_000_000  # bytes above which several processes pay
 RANGE = 4 << 20  # bytes a worker takes at a time
-MOST = 8  # workers; beyond, writing the result in order is what takes the time
+PIPE = 1 << 20  # bytes a pipe holds, where the system lets us say so
+MOST = 8  # processes; beyond, writing the result in order is what takes the time
 LINES = (".jsonl", ".ndjson")
 
 
@@ -70,28 +74,30 @@ def parallel_blocks(
     path = reading.rows.source
     assert isinstance(path, Path)
     size = path.stat().st_size
-    running = [
-        _start(Task(str(path), reading.format, reading.options, writer, steps, size, index, workers))
-        for index in range(workers)
-    ]
+    running = {
+        index: _start(Task(str(path), reading.format, reading.options, writer, steps, size, index, workers))
+        for index in range(1, workers)
+    }
+    encode, before = encoder(writer), 0
     try:
-        before = 0
-        for at in range(-(-size // RANGE)):
-            file = running[at % workers].stdout
-            assert file is not None
-            lines = 0
-            while (found := _receive(file)) is not None:
-                if isinstance(found, int):
-                    lines = found
-                    break
-                yield _placed(found, before, on_bad)
-            else:
-                raise DataInvalid(
-                    f"{path}: a process that reads it ended early", hint="is there memory enough? workers=1 needs least"
-                )
-            before += lines
+        with path.open("rb") as file:
+            for at in range(-(-size // RANGE)):
+                lines = 0
+                if (process := running.get(at % workers)) is None:
+                    mine = Lines(file, at)
+                    for block in blocks(changed(reading.outcomes("skip", mine), steps), encode):
+                        yield _placed(block, before, on_bad)
+                    lines = mine.read
+                else:
+                    assert process.stdout is not None
+                    for found in _received(process.stdout, path):
+                        if isinstance(found, Block):
+                            yield _placed(found, before, on_bad)
+                        else:
+                            lines = found
+                before += lines
     finally:
-        for process in running:
+        for process in running.values():
             process.kill()
             process.wait()
             if process.stdout is not None:
@@ -113,31 +119,40 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "anydpo.data.parallel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
     )
     assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # Linux: fewer, larger turns
+        import fcntl
+
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
     with process.stdin as file:
         pickle.dump(task, file)
     return process
 
 
-def _receive(file: IO[bytes]) -> Block | int | None:
-    """Return the worker's next block, the number of lines that ends a range, or None where it ended."""
-    try:
-        lines, scan, length = pickle.load(file)  # noqa: S301 - from our own process
-    except EOFError:
-        return None
-    return lines if scan is None else Block(scan, file.read(length))
+def _received(file: IO[bytes], path: Path) -> Iterator[Block | int]:
+    """Yield the blocks of a worker's next range, and at its end its number of lines."""
+    while True:
+        try:
+            lines, scan, length = pickle.load(file)  # noqa: S301 - from our own process
+        except EOFError:
+            hint = "is there memory enough? workers=1 needs least"
+            raise DataInvalid(f"{path}: a process that reads it ended early", hint=hint) from None
+        if scan is None:
+            yield lines
+            return
+        yield Block(scan, file.read(length))
 
 
 def work(task: Task, out: IO[bytes]) -> None:
     """Read every range that is this worker's own and write its blocks, each range ended by its number of lines."""
     from anydpo.data import read as _readers  # noqa: F401 - each registers its dialects
-    from anydpo.data.dataset import encoder
 
     path = Path(task.path)
     reading = Reading(task.path, Rows(path, task.options), DIALECTS[task.format], task.format, task.options)
     encode = encoder(task.writer)
     with path.open("rb") as file:
         for at in range(task.index, -(-task.size // RANGE), task.workers):
-            lines = _Lines(file, at * RANGE, (at + 1) * RANGE)
+            lines = Lines(file, at)
             # All of the range before the first byte of it: the pipe is full long before, and a worker that waits
             # for its turn in the middle of a range does not work.
             for block in list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode)):
@@ -147,11 +162,11 @@ def work(task: Task, out: IO[bytes]) -> None:
             out.flush()
 
 
-class _Lines:
-    """The rows whose lines begin within a byte range, numbered from 1."""
+class Lines:
+    """The rows whose lines begin within the `at`-th range of a file, numbered from 1; `read` counts the lines."""
 
-    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
-        self._file, self._start, self._end = file, start, end
+    def __init__(self, file: IO[bytes], at: int) -> None:
+        self._file, self._start, self._end = file, at * RANGE, (at + 1) * RANGE
         self.read = 0
 
     def __iter__(self) -> Iterator[Row]:

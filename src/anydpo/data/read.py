@@ -184,7 +184,7 @@ def _reading(name: str, rows: Rows, format: str | None, options: Options) -> Rea
 
 def _check_mapping(name: str, sample: list[Row], options: Options) -> None:
     objects = [row.value for row in sample if isinstance(row.value, dict)]
-    if options.mapping is None:
+    if options.mapping is None or not options.mapping.names_columns:
         from anydpo.data.guess import unknown_columns
 
         raise unknown_columns(name, objects)
@@ -199,11 +199,12 @@ def _dialect_of(name: str, rows: Rows, sample: list[Row], options: Options) -> t
         raise DataInvalid(f"{name}:{sample[0].line}: parse_error: {sample[0].error}", hint="no row could be parsed")
     is_csv = not isinstance(rows.source, (list, Table)) and inner_suffix(rows.source) in CSV
     found = None if is_csv else detect(values)
-    if found is None and (is_csv or options.mapping is not None):
+    mapped = options.mapping is not None and options.mapping.names_columns
+    if found is None and (is_csv or mapped):
         return DIALECTS["vendor_csv"], "vendor_csv"
     if found is None:
         raise _unknown_dialect(name, values)
-    if options.mapping is not None and found.name not in ("label_studio_pairwise", "argilla_records"):
+    if mapped and found.name not in ("label_studio_pairwise", "argilla_records"):
         return DIALECTS["vendor_csv"], "vendor_csv"
     fitting = [row for row in values if isinstance(row, dict) and found.fits(row)]
     variant = found.variant(fitting) if found.variant else None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,16 +19,8 @@ from anydpo.data.dialect import (
     reader,
 )
 from anydpo.data.pair import Message, Messages, PreferencePair
+from anydpo.data.pictures import picture_uri
 from anydpo.data.trl import without_repeated_prompt
-
-# What stands at the beginning of an image file, and the type it tells.
-MAGIC = {
-    b"\x89PNG": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF8": "image/gif",
-    b"RIFF": "image/webp",
-    b"BM": "image/bmp",
-}
 
 
 def margin_of(row: Fields, chosen: str, rejected: str) -> float | None:
@@ -143,18 +134,3 @@ def read_rlaif(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     shown: Messages = (*prompt[:-1], Message({**prompt[-1], "content": parts}))
     meta |= kept(row, {"dataset": "origin_dataset"})
     return build(shown, answer(better, "chosen"), answer(worse, "rejected"), meta)
-
-
-def picture_uri(picture: object, path: object = None) -> str:
-    """Return a picture given as a path, as bytes, or as a table's `{bytes, path}` as a URI."""
-    if isinstance(picture, str) and picture:
-        return picture
-    content = picture.get("bytes") if isinstance(picture, Mapping) else picture
-    if isinstance(content, (bytes, bytearray)) and content:
-        kind = next((kind for magic, kind in MAGIC.items() if content.startswith(magic)), "application/octet-stream")
-        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    given = picture.get("path") if isinstance(picture, Mapping) else None
-    for named in (given, path):
-        if isinstance(named, str) and named:
-            return named
-    raise BadRow("image_count_mismatch", "'image' holds neither bytes nor a path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ def csv_rows(file: IO[bytes], name: str, *, encoding: str = "utf-8", delimiter: 
     try:
         yield from _csv_rows(text, name, delimiter)
     finally:
-        text.detach()  # whoever opened the file closes it
+        with contextlib.suppress(ValueError):  # closed already, where the iteration was given up
+            text.detach()  # whoever opened the file closes it
 
 
 def _csv_rows(text: io.TextIOWrapper, name: str, delimiter: str | None) -> Iterator[Row]:

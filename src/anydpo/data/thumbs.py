@@ -95,7 +95,7 @@ def _plain(given: object) -> object:
     """Return messages whose file uses ShareGPT's `from` and `value` in the usual shape."""
     names = {"human": "user", "gpt": "assistant"}
     if isinstance(given, list) and all(isinstance(turn, dict) and "from" in turn for turn in given):
-        return [{"role": names.get(turn["from"], turn["from"]), "content": turn.get("value")} for turn in given]
+        return [{"role": names.get(str(turn["from"]), turn["from"]), "content": turn.get("value")} for turn in given]
     return given
 
 

@@ -18,12 +18,11 @@ def document(report: LintReport) -> Document:
     """Return the report as sections, the findings first."""
     found = report.dataset
     sentence, tone = verdict_of(report.errors, report.warnings)
-    skipped = "".join(f", {count:,} {reason}" for reason, count in found.skipped.items())
     files = list(found.files)
     named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     return Document(
         f"{named}: {found.format}",
-        (f"{found.rows:,} rows = {len(found):,} pairs{skipped}", f"fingerprint: {found.fingerprint}"),
+        (found.account(), f"fingerprint: {found.fingerprint}"),
         "no finding" if not report.checks and tone == "ok" else sentence[0].upper() + sentence[1:],
         tone,
         tuple(_sections(report)),
