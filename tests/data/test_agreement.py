@@ -298,10 +298,10 @@ def test_label_smoothing_from_votes() -> None:
 
 def test_groups_by_batch_and_model() -> None:
     given = [
-        Judgment(item=f"{b}{i}", annotator=w, choice="first" if b == "old" else v, batch=b, models=("m1", "m2"))
+        Judgment(item=f"{b}{i}", annotator="ab"[k], choice=SIDES[k * (b == "new")], batch=b, models=("m1", "m2"))
         for b in ("old", "new")
         for i in range(6)
-        for w, v in (("a", "first"), ("b", "second"))
+        for k in (0, 1)
     ]
     found = agreement(given, by=groups_named("batch,model")).groups
     assert found["batch"]["old"].raw == 1.0

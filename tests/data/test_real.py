@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import anydpo
+from anydpo import cli
+from tests.conftest import SHARED
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
@@ -63,3 +65,49 @@ def test_split_by_prompt_never_divides_a_prompt(hh: Path) -> None:
     again, _ = pairs.split(0.2, seed=3)
     other, _ = pairs.split(0.2, seed=4)
     assert again.fingerprint == train.fingerprint != other.fingerprint
+
+
+def shared(name: str) -> Path:
+    path = SHARED / "data" / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; set ANYDPO_SHARED to the folder that holds data/{name}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "longer"),
+    [
+        ("alpaca_eval/annotations.json.gz", 0.818),
+        ("llamafactory/dpo_en_demo.json", 0.437),
+        ("llmbar/dataset.json", 0.560),
+    ],
+)
+def test_length_bias_is_that_of_the_fact_sheet(name: str, longer: float) -> None:
+    """The set judged by models is heavily biased, the ones judged by people are not."""
+    report = anydpo.load(shared(name)).lint()
+    assert report.stats["chosen_longer"] == pytest.approx(longer, abs=0.0006)
+    codes = {check.code for check in report.checks}
+    assert ("length_bias" in codes) is (longer > 0.8)
+
+
+def test_copies_in_the_demo_set_are_those_of_the_fact_sheet() -> None:
+    checks = {c.code: c.count for c in anydpo.load(shared("llamafactory/dpo_en_demo.json")).lint().checks}
+    assert checks["duplicate"] == 5
+
+
+def test_agreement_of_three_people_from_the_file_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the reader and the command, with the six answers that the file holds as values and not as text."""
+    path = shared("pandalm/testset.json")
+    assert cli.run(["agreement", str(path), "--json", "--require", "krippendorff>=0.6"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["items"], found["raters"], found["unanimous"]) == (1, 499, 3, 433)
+    assert found["fleiss"] == pytest.approx(0.854258, abs=5e-7)
+    assert found["krippendorff"]["nominal"] == pytest.approx(0.854355, abs=5e-7)
+    assert sorted(found["cohen"].values()) == pytest.approx([0.836868, 0.855613, 0.870362], abs=5e-7)
+    assert found["bradley_terry"]["strengths"]["llama-7b"] == pytest.approx(0.6302, abs=5e-5)
+    assert found["bradley_terry"]["ties"] == "dropped"
+    assert found["bradley_terry"]["connected"] is True
+    assert found["majority"] == {"first": 211, "second": 223, "tie": 65, "no_majority": 0}
+    assert found["requirements"] == [
+        {"require": "krippendorff>=0.6", "value": pytest.approx(0.854355, abs=5e-7), "ok": True}
+    ]

@@ -78,3 +78,14 @@ def test_readme_names_every_installed_place() -> None:
     from anydpo_trainer.config import LOSSES
 
     assert f"all {len(LOSSES)} |" in text
+
+
+def test_the_example_accepts_the_sound_delivery_and_refuses_the_turned_one(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "accept_delivery.py"), "--folder", str(tmp_path / "delivery")]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "sound: 80 pairs; krippendorff>=0.6" in done.stdout
+    assert "met; accepted" in done.stdout
+    assert "met; REFUSED" in done.stdout
+    assert "contradicts the annotator's own scores in 240 of 240" in done.stdout
+    assert (tmp_path / "delivery" / "turned.redo.csv").read_text("utf-8").count("contradicts_scores") == 240

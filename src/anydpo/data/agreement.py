@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from anydpo.data.annotators import Annotator, Habits, Pairwise, annotators_of, habits_of, pairwise, share
@@ -120,7 +121,7 @@ class AgreementReport:
 
         show(document(self))
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the report as one self-contained HTML page."""
         from anydpo.report.agreement import document
         from anydpo.report.page import save

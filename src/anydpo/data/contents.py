@@ -99,7 +99,7 @@ class Contents:
             yield self._check(
                 "language_differs",
                 "pair",
-                "with its two answers in different languages",
+                "with answers in two languages",
                 "the model learns the language, not what makes an answer better",
                 "fine where answering in the right language is the aim; else leave them out",
             )

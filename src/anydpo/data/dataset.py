@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,8 @@ from anydpo.data.scan import (
 )
 
 if TYPE_CHECKING:
-    from anydpo.data.judgment import Judgment
+    from anydpo.data.agreement import AgreementReport, By
+    from anydpo.data.judgment import Choice, Judgment
     from anydpo.data.lint import LintReport
     from anydpo.data.write import Written
 
@@ -139,6 +140,12 @@ class PreferenceDataset:
         from anydpo.data.lint import lint
 
         return lint(self, tuple(providers), model=model, max_length=max_length, against=against, basic=basic)
+
+    def agreement(self, by: Sequence[By] = (), gold: Mapping[str, Choice] | None = None) -> AgreementReport:
+        """Return how far the annotators agree; `by` adds batch or model, `gold` maps items to their known answers."""
+        from anydpo.data.agreement import agreement
+
+        return agreement(self.judgments, files=self.files, by=by, gold=gold)
 
     def split(self, validation: float, seed: int = 0) -> tuple[PreferenceDataset, PreferenceDataset]:
         """Return (train, validation); all pairs of one prompt fall on the same side, whatever their order."""

@@ -219,7 +219,7 @@ def _rows(dataset: PreferenceDataset) -> Iterator[Check]:
         examples = tuple(f"{r.file}:{r.line}" for r in scan.skipped_rows if r.reason == reason)[:SHOWN]
         yield Check(
             reason,
-            "warning",
+            "info" if reason in EXPECTED else "warning",
             count,
             f"{counted(count, 'row')} skipped as {reason}",
             examples,

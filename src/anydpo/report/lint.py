@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from anydpo.data.bias import EDGES
 from anydpo.data.finding import Check
 from anydpo.data.lint import LintReport
+from anydpo.data.scan import Skipped
 from anydpo.report.document import Bars, Document, Findings, Section, Table, verdict_of
 
-ROWS = 20  # skipped rows shown one by one
+ROWS = 4  # skipped rows of each reason shown one by one
+ENOUGH = 20  # pairs from which a distribution of lengths says something
 
 
 def document(report: LintReport) -> Document:
@@ -34,26 +36,32 @@ def _sections(report: LintReport) -> Iterator[Section]:
         yield Section("Findings", (Findings([_short(check, report) for check in report.checks]),))
     if report.providers:
         yield _places(report)
-    rows, files = report.dataset.skipped_rows, report.dataset.files
+    rows, files = _some_of_each(report.dataset.skipped_rows), report.dataset.files
     if rows:
-        more = sum(report.dataset.skipped.values()) - len(rows[:ROWS])
+        more = sum(report.dataset.skipped.values()) - len(rows)
         yield Section(
             "Skipped rows",
             (
                 Table(
                     ("where", "reason", "what stands there"),
-                    [
-                        (f"{r.file}:{r.line}" if len(files) > 1 else f"line {r.line}", r.reason, r.detail)
-                        for r in rows[:ROWS]
-                    ],
+                    [(f"{r.file}:{r.line}" if len(files) > 1 else f"line {r.line}", r.reason, r.detail) for r in rows],
                 ),
             ),
             f"… and {more:,} more; --json lists up to 1,000" if more > 0 else "",
         )
     if report.dataset.scan.pairs:
         yield _numbers(report)
-        if any(report.histogram):
+        if sum(report.histogram) >= ENOUGH:
             yield _lengths(report)
+
+
+def _some_of_each(rows: Sequence[Skipped]) -> list[Skipped]:
+    """Return the first rows of every reason, the reasons in order of appearance."""
+    found: dict[str, list[Skipped]] = {}
+    for row in rows:
+        if len(kept := found.setdefault(row.reason, [])) < ROWS:
+            kept.append(row)
+    return [row for kept in found.values() for row in kept]
 
 
 def _short(check: Check, report: LintReport) -> Check:
@@ -83,7 +91,7 @@ def _numbers(report: LintReport) -> Section:
         ("characters of a rejected answer", f"{s['rejected_characters']:,.0f}", "on average"),
         ("chosen is longer", f"{s['chosen_longer']:.1%}", "of all pairs; near half where length does not matter"),
     ]
-    if "length_correlation" in s:
+    if "length_correlation" in s and report.dataset.scan.pairs >= ENOUGH:
         rows.append(
             (
                 "length and being chosen",
