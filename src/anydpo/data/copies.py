@@ -113,6 +113,7 @@ class NearCopies:
             self._found.append(f"{seen.pair.source} ~ {source}")
             self._across += side is not held_out
             self.marks[seen.at] = Mark("near_duplicate", f"nearly the same as {source}")
+            return  # the first of its kind stands for it: a text found a thousand times costs no more
         key = str(seen.at)
         self._known.add(key, sketch)
         self._sources[key] = seen.pair.source, held_out

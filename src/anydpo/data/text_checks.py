@@ -120,9 +120,10 @@ SCRIPTS = (
     ("Korean", re.compile("[\uac00-\ud7af]")),
     ("Chinese", re.compile("[\u4e00-\u9fff]")),
 )
+OTHER_SCRIPT = re.compile("[\u0370-\u1fff\u3040-\ud7af]")
 COMMON = {
     "English": "the and of to is in that you it for are with this not have be what your can was",
-    "German": "der die das und ist nicht ich ein eine zu den mit sie auf für von wie auch werden wird",
+    "German": "der die das und ist nicht ich ein eine zu den mit sie auf für von wie auch wird",  # codespell:ignore ist,sie
     "French": "le la les des est une vous pas que dans pour et je un du sur avec qui il plus",
     "Spanish": "el los las que una por con para está es del como pero más muy su al hay cómo y",
     "Portuguese": "não uma com para você os mais como mas ele das dos são está seu também é em um muito",
@@ -143,7 +144,7 @@ LOOKED_AT = 400  # characters of a text that decide on its language
 def language(text: str) -> str | None:
     """Return the language by script and most common words, None where too few of them stand there."""
     head = text[:LOOKED_AT]
-    if not head.isascii():
+    if not head.isascii() and OTHER_SCRIPT.search(head):
         for name, letters in SCRIPTS:
             if len(letters.findall(head)) * 4 >= sum(map(len, LETTERS.findall(head))) > 0:
                 return name
