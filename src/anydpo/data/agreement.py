@@ -212,7 +212,8 @@ def _scores(units: Mapping[tuple[str, int], Mapping[str, float]], items: Sequenc
             tied += 1
             continue
         decided += 1
-        wins[models if first > second else models[::-1]] += 1
+        one, other = models
+        wins[(one, other) if first > second else (other, one)] += 1
     return Figures(
         len({item for item, _ in units}),
         len({name for unit in units.values() for name in unit}),

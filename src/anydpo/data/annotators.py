@@ -117,7 +117,9 @@ def pairwise(items: Sequence[Item]) -> Pairwise:
     """Compare each two annotators on the items that both judged."""
     both: defaultdict[tuple[str, str], list[tuple[Choice, Choice]]] = defaultdict(list)
     for item in items:
-        votes = sorted((j.annotator, j.choice) for j in item.judgments if j.annotator is not None and j.choice)
+        votes: list[tuple[str, Choice]] = sorted(
+            (j.annotator, j.choice) for j in item.judgments if j.annotator is not None and j.choice
+        )
         for (one, a), (other, b) in combinations(votes, 2):
             both[one, other].append((a, b))
     found = Pairwise({}, {}, {})

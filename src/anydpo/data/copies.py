@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from anydpo.data.finding import SHOWN, Check, counted
@@ -93,10 +95,8 @@ class NearCopies:
     """Pairs that share most word trigrams with an earlier one, by MinHash (needs rensa)."""
 
     def __init__(self) -> None:
-        import rensa
-
-        self._rensa = rensa
-        self._known: Any = rensa.RMinHashDeduplicator(threshold=NEAR, num_perm=PERMUTATIONS, use_lsh=True)
+        self._rensa: Any = import_module("rensa")
+        self._known: Any = self._rensa.RMinHashDeduplicator(threshold=NEAR, num_perm=PERMUTATIONS, use_lsh=True)
         self._sources: dict[str, tuple[str, bool]] = {}
         self._found: list[str] = []
         self._across = 0
@@ -149,13 +149,10 @@ class Leaks:
         self._near: list[str] = []
         self._whole = 0
         self.marks: dict[int, Mark] = {}
-        try:
-            import rensa
-        except ImportError:
-            self._rensa: Any = None
-        else:
-            self._rensa = rensa
-            self._index: Any = rensa.RMinHashDeduplicator(threshold=NEAR, num_perm=PERMUTATIONS, use_lsh=True)
+        self._rensa: Any = None
+        with contextlib.suppress(ImportError):  # lint says so; whole prompts are compared without it
+            self._rensa = import_module("rensa")
+            self._index: Any = self._rensa.RMinHashDeduplicator(threshold=NEAR, num_perm=PERMUTATIONS, use_lsh=True)
         for pair in against:
             key = _hash(_stripped(pair.prompt))
             self._pairs.add(_hash(_stripped(pair.prompt), _stripped(pair.chosen), _stripped(pair.rejected)))

@@ -123,7 +123,7 @@ SCRIPTS = (
 OTHER_SCRIPT = re.compile("[\u0370-\u1fff\u3040-\ud7af]")
 COMMON = {
     "English": "the and of to is in that you it for are with this not have be what your can was",
-    "German": "der die das und ist nicht ich ein eine zu den mit sie auf für von wie auch wird",  # codespell:ignore ist,sie
+    "German": "der die das und ist nicht ich ein eine zu den mit sie auf für von auch",  # codespell:ignore ist,sie
     "French": "le la les des est une vous pas que dans pour et je un du sur avec qui il plus",
     "Spanish": "el los las que una por con para está es del como pero más muy su al hay cómo y",
     "Portuguese": "não uma com para você os mais como mas ele das dos são está seu também é em um muito",

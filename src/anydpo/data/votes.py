@@ -147,7 +147,8 @@ def wins_of(items: Iterable[Item]) -> tuple[dict[tuple[str, str], float], int, i
             tied += 1
             continue
         decided += 1
-        wins[models if majority == "first" else models[::-1]] += 1
+        one, other = models
+        wins[(one, other) if majority == "first" else (other, one)] += 1
     return {pair: float(times) for pair, times in wins.items()}, decided, tied
 
 
