@@ -144,6 +144,18 @@ def test_strict_leak_and_places_decide_the_exit_code(anydpo: Run, tmp_path: Path
     }
 
 
+def test_a_delivery_is_held_against_what_was_bought_before(anydpo: Run, tmp_path: Path) -> None:
+    """The mapping is for the tables among the files."""
+    (tmp_path / "map.toml").write_text(MAPPING)
+    csv = FORMATS / "vendor_csv.csv"
+    lines(tmp_path / "before.jsonl", [{"prompt": "How do I return a pair of shoes?", "chosen": "a", "rejected": "b"}])
+    code, out, _ = anydpo("lint", csv, "--mapping", "map.toml", "--against", "before.jsonl", "--against", csv, "--json")
+    found = {check["code"]: check for check in json.loads(out)["checks"]}
+    assert code == 2
+    assert found["leakage"]["count"] == 2
+    assert "2 of them the very same pair" in found["leakage"]["message"]
+
+
 def test_tokens_need_a_model(anydpo: Run, tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", GOOD)
     code, _, err = anydpo("lint", "train.jsonl", "--max-length", "10")

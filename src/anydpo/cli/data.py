@@ -12,6 +12,7 @@ from anydpo.cli.options import JSON
 from anydpo.errors import JobInvalid
 
 if TYPE_CHECKING:
+    from anydpo.data.dataset import PreferenceDataset
     from anydpo.data.mapping import ColumnMapping
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Files, folders or globs; .gz and .zst too.")]
@@ -53,7 +54,7 @@ def lint(
 ) -> None:
     """Detect the dialect, read every row, and say what is wrong, row by row."""
     from anydpo.data.clean import fix
-    from anydpo.data.read import load, read
+    from anydpo.data.read import read
 
     if max_length is not None and model is None:
         raise JobInvalid("--max-length counts tokens and needs --model", hint="--model gpt-4.1, qwen3-8b or a folder")
@@ -64,7 +65,7 @@ def lint(
         tuple(filter(None, (places or "").split(","))),
         model=model,
         max_length=max_length,
-        against=load(against) if against else None,
+        against=_other(against, mapped(columns, mapping)) if against else None,
     )
     cleaned = fix(report, fix_to) if fix_to is not None else None
     if page is not None:
@@ -132,6 +133,15 @@ def convert(
             output.say(f"note: {note}")
     if skipped := sum(pairs.skipped.values()):
         output.say(f"{skipped:,} of {pairs.rows:,} rows were skipped; `anydpo lint` names each")
+
+
+def _other(files: list[str], mapping: ColumnMapping | None) -> PreferenceDataset:
+    """Read the data held against these; a mapping is for tables, and other files need none."""
+    from anydpo.data.dataset import PreferenceDataset
+    from anydpo.data.read import load
+
+    tables = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+    return PreferenceDataset.chain(load(name, mapping=mapping if name.endswith(tables) else None) for name in files)
 
 
 def mapped(columns: list[str] | None, mapping: Path | None) -> ColumnMapping | None:

@@ -118,7 +118,7 @@ def pairwise(items: Sequence[Item]) -> Pairwise:
     both: defaultdict[tuple[str, str], list[tuple[Choice, Choice]]] = defaultdict(list)
     for item in items:
         votes: list[tuple[str, Choice]] = sorted(
-            (j.annotator, j.choice) for j in item.judgments if j.annotator is not None and j.choice
+            (j.annotator, j.choice) for j in item.judgments if j.annotator is not None and j.choice is not None
         )
         for (one, a), (other, b) in combinations(votes, 2):
             both[one, other].append((a, b))

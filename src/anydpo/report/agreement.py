@@ -26,6 +26,10 @@ def document(report: AgreementReport, requirements: Sequence[Requirement] = ()) 
     if requirements:
         met = f"{len(failed)} of {len(requirements)} requirements NOT met" if failed else "all requirements met"
         sentence, tone = f"{met}; {sentence}", "bad" if failed or report.errors else tone
+    if failed or report.errors:
+        sentence = f"refuse: {sentence}"
+    elif requirements:
+        sentence = f"accept: {sentence}"
     return Document(
         f"Agreement: {', '.join(report.files) or 'judgements'}",
         (
