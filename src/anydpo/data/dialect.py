@@ -291,10 +291,11 @@ def _picture(picture: object, field: str) -> str | None:
     return picture_uri(picture)
 
 
-def shallow(value: object, field: str) -> None:
-    """Refuse what cannot be written again: nested without end, or text that is not UTF-8."""
+def plain(value: object, field: str) -> Any:
+    """Return a value as JSON holds it (NaN is null); refuses what cannot be written: endless nesting, lone surrogates."""
     try:
-        orjson.dumps([[[[[[[[value]]]]]]]])
+        orjson.dumps([[[[[[[[value]]]]]]]])  # room for what is put around it later
+        return orjson.loads(orjson.dumps(value))
     except (TypeError, ValueError) as exc:
         raise BadRow("parse_error", f"{field!r} cannot be JSON: {exc}") from None
 
@@ -315,9 +316,9 @@ def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
                 with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
                     arguments = json.loads(arguments)
             if not isinstance(arguments, str):
-                text = json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"))
+                text = json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
                 text.encode()
-        except (RecursionError, UnicodeEncodeError):
+        except (RecursionError, ValueError):
             raise BadRow("parse_error", f"{field}.tool_calls has arguments that cannot be JSON") from None
         kept = {"id": call["id"]} if call.get("id") else {}
         made.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": text}})
@@ -340,8 +341,7 @@ def tools(value: object) -> tuple[dict[str, Any], ...] | None:
         return None
     if not isinstance(value, (list, tuple)) or not all(isinstance(tool, dict) for tool in value):
         raise BadRow("unknown_format", f"'tools' is {kind(value)}, expected a list of schemas")
-    shallow(list(value), "tools")
-    return tuple(value)
+    return tuple(plain(list(value), "tools"))
 
 
 def build(

@@ -17,8 +17,8 @@ from anydpo.data.dialect import (
     messages,
     need,
     number,
+    plain,
     reader,
-    shallow,
     shared_prompt,
     tools,
     writer,
@@ -102,8 +102,7 @@ def read_explicit(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     prompt, chosen, rejected = _explicit(row)
     given = row.get("meta")
     if isinstance(given, dict):
-        shallow(given, "meta")
-        meta = {**given, **meta}
+        meta = {**plain(given, "meta"), **meta}
     return build(
         prompt,
         chosen,
