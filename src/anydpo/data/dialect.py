@@ -292,7 +292,7 @@ def _picture(picture: object, field: str) -> str | None:
 
 
 def plain(value: object, field: str) -> Any:
-    """Return a value as JSON holds it (NaN is null); refuses what cannot be written: endless nesting, lone surrogates."""
+    """Return a value as JSON holds it (NaN is null); refuses endless nesting and text that is not UTF-8."""
     try:
         orjson.dumps([[[[[[[[value]]]]]]]])  # room for what is put around it later
         return orjson.loads(orjson.dumps(value))
