@@ -247,9 +247,14 @@ def _message(item: object, field: str) -> Message:
     message: Message = {"role": role, "content": _content(content, field)}
     for key in MESSAGE_KEYS[2:]:
         if item.get(key) not in (None, [], ""):
-            if key != "tool_calls" and not isinstance(item[key], (str, int, float)):
+            if key == "tool_calls":
+                message[key] = _tool_calls(item[key], field)
+            elif isinstance(item[key], str):
+                message[key] = item[key]
+            elif key == "weight":
+                message[key] = number(item, key)
+            else:
                 raise BadRow("unknown_format", f"{field}.{key} is {kind(item[key])}, expected text")
-            message[key] = _tool_calls(item[key], field) if key == "tool_calls" else item[key]
     if message["content"] is None and "tool_calls" not in message:
         raise BadRow("null_field" if "content" in item else "missing_field", f"{field} has no content")
     return message
@@ -320,7 +325,7 @@ def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
                 text.encode()
         except (RecursionError, ValueError):
             raise BadRow("parse_error", f"{field}.tool_calls has arguments that cannot be JSON") from None
-        kept = {"id": call["id"]} if call.get("id") else {}
+        kept = {"id": str(call["id"])} if call.get("id") and isinstance(call["id"], (str, int)) else {}
         made.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": text}})
     return made
 
