@@ -249,11 +249,9 @@ def _message(item: object, field: str) -> Message:
         if item.get(key) not in (None, [], ""):
             if key == "tool_calls":
                 message[key] = _tool_calls(item[key], field)
-            elif isinstance(item[key], str):
+            elif isinstance(item[key], str) if key != "weight" else number(item, key) is not None:
                 message[key] = item[key]
-            elif key == "weight":
-                message[key] = number(item, key)
-            else:
+            elif key != "weight":
                 raise BadRow("unknown_format", f"{field}.{key} is {kind(item[key])}, expected text")
     if message["content"] is None and "tool_calls" not in message:
         raise BadRow("null_field" if "content" in item else "missing_field", f"{field} has no content")
