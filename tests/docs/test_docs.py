@@ -70,6 +70,14 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path, full: bool) -> None:
     assert "reached what it promises" in done.stdout
 
 
+def test_the_vendors_delivery_becomes_pairs(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "vendor_csv.py"), "--folder", str(tmp_path)]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "there is no default" in done.stdout
+    assert "12 test_question" in done.stdout
+
+
 def test_readme_names_every_installed_place() -> None:
     from anydpo import providers
 

@@ -247,9 +247,12 @@ def _message(item: object, field: str) -> Message:
     message: Message = {"role": role, "content": _content(content, field)}
     for key in MESSAGE_KEYS[2:]:
         if item.get(key) not in (None, [], ""):
-            if key != "tool_calls" and not isinstance(item[key], (str, int, float)):
+            if key == "tool_calls":
+                message[key] = _tool_calls(item[key], field)
+            elif isinstance(item[key], str) if key != "weight" else number(item, key) is not None:
+                message[key] = item[key]
+            elif key != "weight":
                 raise BadRow("unknown_format", f"{field}.{key} is {kind(item[key])}, expected text")
-            message[key] = _tool_calls(item[key], field) if key == "tool_calls" else item[key]
     if message["content"] is None and "tool_calls" not in message:
         raise BadRow("null_field" if "content" in item else "missing_field", f"{field} has no content")
     return message
@@ -291,10 +294,11 @@ def _picture(picture: object, field: str) -> str | None:
     return picture_uri(picture)
 
 
-def shallow(value: object, field: str) -> None:
-    """Refuse what cannot be written again: nested without end, or text that is not UTF-8."""
+def plain(value: object, field: str) -> Any:
+    """Return a value as JSON holds it (NaN is null); refuses endless nesting and text that is not UTF-8."""
     try:
-        orjson.dumps([[[[[[[[value]]]]]]]])
+        orjson.dumps([[[[[[[[value]]]]]]]])  # room for what is put around it later
+        return orjson.loads(orjson.dumps(value))
     except (TypeError, ValueError) as exc:
         raise BadRow("parse_error", f"{field!r} cannot be JSON: {exc}") from None
 
@@ -315,11 +319,11 @@ def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
                 with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
                     arguments = json.loads(arguments)
             if not isinstance(arguments, str):
-                text = json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"))
+                text = json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
                 text.encode()
-        except (RecursionError, UnicodeEncodeError):
+        except (RecursionError, ValueError):
             raise BadRow("parse_error", f"{field}.tool_calls has arguments that cannot be JSON") from None
-        kept = {"id": call["id"]} if call.get("id") else {}
+        kept = {"id": str(call["id"])} if call.get("id") and isinstance(call["id"], (str, int)) else {}
         made.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": text}})
     return made
 
@@ -340,8 +344,7 @@ def tools(value: object) -> tuple[dict[str, Any], ...] | None:
         return None
     if not isinstance(value, (list, tuple)) or not all(isinstance(tool, dict) for tool in value):
         raise BadRow("unknown_format", f"'tools' is {kind(value)}, expected a list of schemas")
-    shallow(list(value), "tools")
-    return tuple(value)
+    return tuple(plain(list(value), "tools"))
 
 
 def build(

@@ -33,6 +33,7 @@ NAMES: dict[str, str] = {
     "batch": r"batch(_id|_name)?|delivery|project",
 }
 SCORE = re.compile(r"(?P<dim>.+)_(?P<side>a|b|1|2)$")
+LABEL = re.compile(r"(^|_)(preference|preferred|rating|likert|verdict|winner|better|choice|vote|label)(_|$)")
 APPEN = ("_unit_id", "_golden", "_tainted", "_trusted_judgments", "_worker_id")
 
 
@@ -76,7 +77,11 @@ def propose(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
         elif key in ("prompt", "response_a", "response_b", "label") and "chosen" not in found:
             lines.append(f'# {key} = ""            # which column?')
     lines += [f"{key} = {_quoted(found[key])}" for key in NAMES if key in found and f"{key} = " not in "\n".join(lines)]
-    lines += [f"{key} = {_quoted(column)}" for key, column in _scores(columns, found)]
+    scores = _scores(columns, found)
+    lines += [f"{key} = {_quoted(column)}" for key, column in scores]
+    used = {*found.values(), *(column for _, column in scores)}
+    if rest := [column for column in columns if column not in used]:
+        lines.append(f"# not used: {', '.join(map(_quoted, rest))}")
     lines += _label_tables(found, rows)
     lines += _drop(columns, found, rows)
     lines += ["", "[policy]", '# votes = "majority"    # or "unanimous"', '# ties = "skip"         # or "ignore"']
@@ -96,6 +101,11 @@ def _guessed(columns: Sequence[str]) -> dict[str, str]:
             if f"{column}:confidence" in columns or f"{column}_gold" in columns:
                 found["label"] = column
                 break
+    if "label" not in found and "chosen" not in found:
+        near = [
+            c for c in columns if c not in found.values() and LABEL.search(_plain(c)) and not SCORE.match(_plain(c))
+        ]
+        found |= {"label": near[0]} if near else {}
     label = found.get("label")
     if label is not None and f"{label}_gold" in columns:
         found["gold"] = f"{label}_gold"

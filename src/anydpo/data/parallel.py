@@ -45,6 +45,7 @@ class Task:
     writer: str | None
     steps: tuple[Step, ...]
     size: int
+    range: int
     index: int
     workers: int
 
@@ -75,7 +76,7 @@ def parallel_blocks(
     assert isinstance(path, Path)
     size = path.stat().st_size
     running = {
-        index: _start(Task(str(path), reading.format, reading.options, writer, steps, size, index, workers))
+        index: _start(Task(str(path), reading.format, reading.options, writer, steps, size, RANGE, index, workers))
         for index in range(1, workers)
     }
     encode, before = encoder(writer), 0
@@ -84,7 +85,7 @@ def parallel_blocks(
             for at in range(-(-size // RANGE)):
                 lines = 0
                 if (process := running.get(at % workers)) is None:
-                    mine = Lines(file, at)
+                    mine = Lines(file, at, RANGE)
                     for block in blocks(changed(reading.outcomes("skip", mine), steps), encode):
                         yield _placed(block, before, on_bad)
                     lines = mine.read
@@ -124,7 +125,7 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
         import fcntl
 
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
-    with process.stdin as file:
+    with contextlib.suppress(BrokenPipeError), process.stdin as file:  # one that is dead already is found out later
         pickle.dump(task, file)
     return process
 
@@ -151,8 +152,8 @@ def work(task: Task, out: IO[bytes]) -> None:
     reading = Reading(task.path, Rows(path, task.options), DIALECTS[task.format], task.format, task.options)
     encode = encoder(task.writer)
     with path.open("rb") as file:
-        for at in range(task.index, -(-task.size // RANGE), task.workers):
-            lines = Lines(file, at)
+        for at in range(task.index, -(-task.size // task.range), task.workers):
+            lines = Lines(file, at, task.range)
             # All of the range before the first byte of it: the pipe is full long before, and a worker that waits
             # for its turn in the middle of a range does not work.
             for block in list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode)):
@@ -165,8 +166,8 @@ def work(task: Task, out: IO[bytes]) -> None:
 class Lines:
     """The rows whose lines begin within the `at`-th range of a file, numbered from 1; `read` counts the lines."""
 
-    def __init__(self, file: IO[bytes], at: int) -> None:
-        self._file, self._start, self._end = file, at * RANGE, (at + 1) * RANGE
+    def __init__(self, file: IO[bytes], at: int, size: int) -> None:
+        self._file, self._start, self._end = file, at * size, (at + 1) * size
         self.read = 0
 
     def __iter__(self) -> Iterator[Row]:

@@ -17,10 +17,10 @@ from anydpo.data.dialect import (
     optional_text,
     question,
     reader,
+    shared_prompt,
 )
 from anydpo.data.pair import Message, Messages, PreferencePair
 from anydpo.data.pictures import picture_uri
-from anydpo.data.trl import without_repeated_prompt
 
 
 def margin_of(row: Fields, chosen: str, rejected: str) -> float | None:
@@ -48,9 +48,9 @@ def _transcripts(row: Fields, meta: dict[str, Any], high: str, low: str, names: 
     asked, better, worse = _both(row, "prompt", "chosen", "rejected")
     prompt = question(asked, "prompt")
     margin = margin_of(row, high, low)
-    said = without_repeated_prompt(
-        prompt, answer(better, "chosen"), answer(worse, "rejected"), text=isinstance(asked, str)
-    )
+    chosen, rejected = answer(better, "chosen"), answer(worse, "rejected")
+    whole = all(side and side[0]["role"] in ("system", "user") for side in (chosen, rejected))
+    said = shared_prompt(chosen, rejected) if whole else (prompt, chosen, rejected)
     return build(*said, {**meta, **kept(row, names)}, margin=margin)
 
 

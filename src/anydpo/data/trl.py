@@ -17,8 +17,8 @@ from anydpo.data.dialect import (
     messages,
     need,
     number,
+    plain,
     reader,
-    shallow,
     shared_prompt,
     tools,
     writer,
@@ -109,8 +109,7 @@ def read_explicit(row: Fields, meta: dict[str, Any]) -> PreferencePair:
         prompt = ({"role": "system", "content": system}, *prompt)
     given = row.get("meta")
     if isinstance(given, dict):
-        shallow(given, "meta")
-        meta = {**given, **meta}
+        meta = {**plain(given, "meta"), **meta}
     return build(
         prompt,
         chosen,
@@ -170,17 +169,13 @@ def _explicit(row: Fields) -> tuple[Messages, Messages, Messages]:
     chosen = messages(need(row, "chosen"), "chosen", role="assistant")
     rejected = messages(need(row, "rejected"), "rejected", role="assistant")
     if len(chosen) > 1 or len(rejected) > 1:
-        return without_repeated_prompt(prompt, chosen, rejected, text=isinstance(row["prompt"], str))
+        return _without_repeated_prompt(prompt, chosen, rejected, text=isinstance(row["prompt"], str))
     return prompt, chosen, rejected
 
 
-def without_repeated_prompt(
+def _without_repeated_prompt(
     prompt: Messages, chosen: Messages, rejected: Messages, *, text: bool
 ) -> tuple[Messages, Messages, Messages]:
-    """Return (prompt, chosen, rejected) where the answers may be whole conversations that repeat the prompt.
-
-    `text`: the prompt was a text, which may be but one turn of the conversations; they are then the authority.
-    """
     size = len(prompt)
     if chosen[:size] == prompt == rejected[:size]:
         return prompt, chosen[size:], rejected[size:]

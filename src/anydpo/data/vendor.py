@@ -169,7 +169,8 @@ def _verdicts(row: Fields, mapping: ColumnMapping, answers: list[Answer], option
             made.append(Verdict(choice, annotator=wide, strength=strength))
     if not made and not mapping.label_columns and mapping.scores:
         raise DataInvalid(
-            "the mapping names no label", hint=f"policy dimension: one of {', '.join(_dimensions(mapping))}"
+            "the mapping names no label",
+            hint=f"label = its column; or [policy] dimension = one of {', '.join(_dimensions(mapping))}",
         )
     if not made:
         raise BadRow("no_label", f"{' and '.join(map(repr, mapping.label_columns))} say nothing")
