@@ -1,7 +1,8 @@
 """What a dialect is, the table of them, and the checks every reader shares.
 
-A reader is one function from a row to a pair. It registers itself under the name users see, with a signature
-(which keys, of which types) that detection tries in order, most specific first. A writer is the way back.
+A reader is one function from a row to a pair, or, where pairs have yet to be made of judgements, from a row to an
+item on which a policy decides. It registers itself under the name users see, with a signature (which keys, of which
+types) that detection tries in order, most specific first. A writer is the way back.
 """
 
 from __future__ import annotations
@@ -9,18 +10,30 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from anydpo.data.pair import Message, Messages, PreferencePair, text_of
+import orjson
+
+from anydpo.data.pair import Message, Messages, PreferencePair, images_in, text_of
+
+if TYPE_CHECKING:
+    from anydpo.data.item import Item
+    from anydpo.data.policy import Decision, Options, Policy
 
 Fields: TypeAlias = Mapping[str, Any]
 Reader: TypeAlias = Callable[[Fields, dict[str, Any]], PreferencePair]
+ItemReader: TypeAlias = "Callable[[Fields, Options], Item]"
+Decider: TypeAlias = "Callable[[Item, Policy], Decision]"
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
+ANSWERING = frozenset({"assistant", "tool"})
 PLAIN = frozenset({"role", "content"})
+LARGEST = sys.float_info.max
+GENERIC = 85  # signatures of this rank and above say too little to call a row one of theirs
 
 
 class BadRow(Exception):
@@ -33,14 +46,21 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way in which people write preference rows."""
+    """One way in which people write preference rows.
+
+    A row is a pair (`read`), or holds judgements of an item (`item`), of which a policy makes pairs; `grouped` says
+    that rows whose items have the same key are one item, wherever they stand.
+    """
 
     name: str
     about: str
     keys: tuple[str, ...]
     fits: Callable[[Fields], bool]
-    read: Reader
     rank: int
+    read: Reader | None = None
+    item: ItemReader | None = None
+    grouped: bool = False
+    decide: Decider | None = None
     variant: Callable[[Sequence[Fields]], str | None] | None = None
 
 
@@ -71,8 +91,29 @@ def reader(
     """Register a reader. `rank` orders signatures: the lowest, most specific one is tried first."""
 
     def register(read: Reader) -> Reader:
-        DIALECTS[name] = Dialect(name, about, tuple(keys.split()), fits, read, rank, variant)
+        DIALECTS[name] = Dialect(name, about, tuple(keys.split()), fits, rank, read=read, variant=variant)
         return read
+
+    return register
+
+
+def judged(
+    name: str,
+    about: str,
+    *,
+    keys: str,
+    rank: int,
+    fits: Callable[[Fields], bool],
+    grouped: bool = False,
+    decide: Decider | None = None,
+) -> Callable[[ItemReader], ItemReader]:
+    """Register a reader of judgements; `decide` replaces the policies all dialects share."""
+
+    def register(item: ItemReader) -> ItemReader:
+        DIALECTS[name] = Dialect(
+            name, about, tuple(keys.split()), fits, rank, item=item, grouped=grouped, decide=decide
+        )
+        return item
 
     return register
 
@@ -112,6 +153,11 @@ def closest(keys: Sequence[str]) -> list[Dialect]:
     return [dialect for score, _, _, dialect in scored[:3] if score > 0]
 
 
+def has(row: Fields, *keys: str) -> bool:
+    """Say whether all of these keys are there and not null, as tables with one type for all rows fill them."""
+    return all(row.get(key) is not None for key in keys)
+
+
 def need(row: Fields, key: str) -> Any:
     """Return `row[key]`, or refuse the row because it is absent or null."""
     try:
@@ -124,13 +170,58 @@ def need(row: Fields, key: str) -> Any:
 
 
 def number(row: Fields, key: str) -> float | None:
-    """Return an optional number of the row."""
+    """Return an optional number of the row; like JSON's readers of files, takes NaN and infinity as null."""
     value = row.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadRow("unknown_format", f"{key!r} is {_kind(value)}, expected a number")
-    return float(value)
+        raise BadRow("unknown_format", f"{key!r} is {kind(value)}, expected a number")
+    return float(value) if -LARGEST <= value <= LARGEST else None
+
+
+def needed_number(row: Fields, key: str) -> float:
+    """Return a required number of the row."""
+    need(row, key)
+    if (value := number(row, key)) is None:
+        raise BadRow("null_field", f"{key!r} is not a finite number")
+    return value
+
+
+def text(row: Fields, key: str) -> str:
+    """Return a required text of the row."""
+    value = need(row, key)
+    if not isinstance(value, str):
+        raise BadRow("unknown_format", f"{key!r} is {kind(value)}, expected text")
+    return value
+
+
+def optional_text(row: Fields, key: str) -> str | None:
+    """Return a text of the row; empty, null and absent are none."""
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise BadRow("unknown_format", f"{key!r} is {kind(value)}, expected text")
+    return value
+
+
+def question(asked: object, field: str, *, system: str | None = None, before: Messages = ()) -> Messages:
+    """Return the prompt of which `asked` (text or messages) is the end; refuses one that says nothing."""
+    prompt = before + messages(asked, field)
+    if not any(map(_says_something, prompt)):
+        raise BadRow("empty_prompt", "the prompt has no text")
+    return ({"role": "system", "content": system}, *prompt) if system else prompt
+
+
+def with_input(row: Fields) -> str:
+    """Return `instruction` and `input` joined by one newline where both say something."""
+    instruction, more = text(row, "instruction"), optional_text(row, "input")
+    return f"{instruction}\n{more}" if instruction and more else instruction or more or ""
+
+
+def answer(value: object, field: str) -> Messages:
+    """Return an answer given as text or messages."""
+    return messages(value, field, role="assistant")
 
 
 def messages(value: object, field: str, *, role: str = "user") -> Messages:
@@ -140,15 +231,15 @@ def messages(value: object, field: str, *, role: str = "user") -> Messages:
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise BadRow("unknown_format", f"{field!r} is {_kind(value)}, expected text or messages")
+        raise BadRow("unknown_format", f"{field!r} is {kind(value)}, expected text or messages")
     return tuple([_message(item, f"{field}[{i}]") for i, item in enumerate(value)])
 
 
 def _message(item: object, field: str) -> Message:
     if not isinstance(item, dict):
-        raise BadRow("unknown_format", f"{field} is {_kind(item)}, expected a message")
+        raise BadRow("unknown_format", f"{field} is {kind(item)}, expected a message")
     role, content = item.get("role"), item.get("content")
-    if role not in ROLES:
+    if role.__class__ is not str or role not in ROLES:
         reason = "missing_field" if "role" not in item else "role_order"
         raise BadRow(reason, f"{field} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
     if type(content) is str and item.keys() == PLAIN:
@@ -156,7 +247,12 @@ def _message(item: object, field: str) -> Message:
     message: Message = {"role": role, "content": _content(content, field)}
     for key in MESSAGE_KEYS[2:]:
         if item.get(key) not in (None, [], ""):
-            message[key] = _tool_calls(item[key], field) if key == "tool_calls" else item[key]
+            if key == "tool_calls":
+                message[key] = _tool_calls(item[key], field)
+            elif isinstance(item[key], str) if key != "weight" else number(item, key) is not None:
+                message[key] = item[key]
+            elif key != "weight":
+                raise BadRow("unknown_format", f"{field}.{key} is {kind(item[key])}, expected text")
     if message["content"] is None and "tool_calls" not in message:
         raise BadRow("null_field" if "content" in item else "missing_field", f"{field} has no content")
     return message
@@ -166,7 +262,7 @@ def _content(content: object, field: str) -> str | list[dict[str, Any]] | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise BadRow("unknown_format", f"{field}.content is {_kind(content)}, expected text or parts")
+        raise BadRow("unknown_format", f"{field}.content is {kind(content)}, expected text or parts")
     parts = [_part(part, f"{field}.content[{i}]") for i, part in enumerate(content)]
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)
@@ -177,38 +273,57 @@ def _part(part: object, field: str) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if not isinstance(part, dict):
-        raise BadRow("unknown_format", f"{field} is {_kind(part)}, expected a content part")
+        raise BadRow("unknown_format", f"{field} is {kind(part)}, expected a content part")
     match part.get("type"):
         case "text":
             return {"type": "text", "text": str(part.get("text") or "")}
         case "image":
-            return {"type": "image", "image": part.get("image")}
+            return {"type": "image", "image": _picture(part.get("image"), field)}
         case "image_url":
             url = part.get("image_url")
-            return {"type": "image", "image": url.get("url") if isinstance(url, dict) else url}
+            return {"type": "image", "image": _picture(url.get("url") if isinstance(url, dict) else url, field)}
         case other:
             raise BadRow("unknown_format", f"{field} has the type {other!r}; known are text and image")
+
+
+def _picture(picture: object, field: str) -> str | None:
+    if picture is None or isinstance(picture, str):
+        return picture or None
+    from anydpo.data.pictures import picture_uri
+
+    return picture_uri(picture)
+
+
+def plain(value: object, field: str) -> Any:
+    """Return a value as JSON holds it (NaN is null); refuses endless nesting and text that is not UTF-8."""
+    try:
+        orjson.dumps([[[[[[[[value]]]]]]]])  # room for what is put around it later
+        return orjson.loads(orjson.dumps(value))
+    except (TypeError, ValueError) as exc:
+        raise BadRow("parse_error", f"{field!r} cannot be JSON: {exc}") from None
 
 
 def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
     """Return tool calls with their arguments as compact JSON text, whichever form they came in."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise BadRow("unknown_format", f"{field}.tool_calls is {_kind(calls)}, expected a list of calls")
+        raise BadRow("unknown_format", f"{field}.tool_calls is {kind(calls)}, expected a list of calls")
     made: list[dict[str, Any]] = []
     for call in calls:
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRow("missing_field", f"{field}.tool_calls names no function")
         arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
-                arguments = json.loads(arguments)
-        text = (
-            arguments
-            if isinstance(arguments, str)
-            else json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"))
-        )
-        kept = {"id": call["id"]} if call.get("id") else {}
+        text = arguments if isinstance(arguments, str) else ""
+        try:
+            if isinstance(arguments, str):
+                with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
+                    arguments = json.loads(arguments)
+            if not isinstance(arguments, str):
+                text = json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+                text.encode()
+        except (RecursionError, ValueError):
+            raise BadRow("parse_error", f"{field}.tool_calls has arguments that cannot be JSON") from None
+        kept = {"id": str(call["id"])} if call.get("id") and isinstance(call["id"], (str, int)) else {}
         made.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": text}})
     return made
 
@@ -223,13 +338,13 @@ def tools(value: object) -> tuple[dict[str, Any], ...] | None:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BadRow("parse_error", f"'tools' is text that is not JSON: {exc}") from None
     if not value:
         return None
     if not isinstance(value, (list, tuple)) or not all(isinstance(tool, dict) for tool in value):
-        raise BadRow("unknown_format", f"'tools' is {_kind(value)}, expected a list of schemas")
-    return tuple(value)
+        raise BadRow("unknown_format", f"'tools' is {kind(value)}, expected a list of schemas")
+    return tuple(plain(list(value), "tools"))
 
 
 def build(
@@ -243,22 +358,48 @@ def build(
     margin: float | None = None,
 ) -> PreferencePair:
     """Return the pair after the checks that every dialect shares, in the documented order."""
-    if not any(_says_something(message) for message in prompt):
+    for message in prompt:
+        if _says_something(message):
+            break
+    else:
         raise BadRow("empty_prompt", "the prompt has no text")
-    for field, completion in (("chosen", chosen), ("rejected", rejected)):
-        for message in completion:
-            if message["role"] not in ("assistant", "tool"):
-                raise BadRow("role_order", f"{field!r} holds a {message['role']} message")
-        if not any(m["role"] == "assistant" and _says_something(m) for m in completion):
-            raise BadRow("empty_completion", f"{field!r} is empty")
-    if chosen == rejected or _stripped(chosen) == _stripped(rejected):
-        raise BadRow("identical", "both answers are the same")
+    calls = False
+    for message in prompt:  # one plain loop: this is where a row spends its time
+        calls = calls or "tool_calls" in message
+        if message["content"].__class__ is list and any(part["image"] is None for part in images_in((message,))):
+            raise BadRow("image_count_mismatch", "a place for an image has none")
+    for message in chosen + rejected:
+        calls = calls or "tool_calls" in message
+    _check_answers(chosen, rejected)
+    if margin is not None and not abs(margin) <= LARGEST:
+        raise BadRow("invalid_label", f"the margin is {margin}")
     if weight is not None and weight < 0:
         raise BadRow("invalid_label", f"'weight' is {weight}, expected 0 or more")
-    if any("tool_calls" in m for m in (*prompt, *chosen, *rejected)):
+    if calls:
         prompt = _with_call_ids(prompt, 0)
         chosen, rejected = _with_call_ids(chosen, len(prompt)), _with_call_ids(rejected, len(prompt))
     return PreferencePair(prompt, chosen, rejected, tools, 1.0 if weight is None else weight, margin, meta)
+
+
+def _check_answers(chosen: Messages, rejected: Messages) -> None:
+    for field, completion in (("chosen", chosen), ("rejected", rejected)):
+        for message in completion:
+            if message["role"] not in ANSWERING:
+                raise BadRow("role_order", f"{field!r} holds a {message['role']} message")
+    for field, completion in (("chosen", chosen), ("rejected", rejected)):
+        for message in completion:
+            if message["role"] == "assistant" and _says_something(message):
+                break
+        else:
+            raise BadRow("empty_completion", f"{field!r} is empty")
+    if len(chosen) == len(rejected) == 1:
+        better, worse = chosen[0], rejected[0]
+        if better.keys() == PLAIN == worse.keys() and better["content"].__class__ is worse["content"].__class__ is str:
+            if better["content"].strip() != worse["content"].strip():
+                return
+            raise BadRow("identical", "both answers are the same")
+    if chosen == rejected or _stripped(chosen) == _stripped(rejected):
+        raise BadRow("identical", "both answers are the same")
 
 
 def _with_call_ids(conversation: Messages, start: int) -> Messages:
@@ -308,6 +449,7 @@ def _stripped(completion: Messages) -> list[Any]:
     ]
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """Name the JSON type of a value."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
