@@ -99,7 +99,7 @@ class Agreed(Open):
     cohen: dict[str, float | None]
     fleiss: float | None
     krippendorff: dict[str, float | None]
-    bradley_terry: dict[str, Any]
+    bradley_terry: dict[str, Any] | None
     dimensions: dict[str, Any]
     format: str
     skipped: dict[str, int]
