@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, answer, judged, kind, need, question
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.item import Answer, Item, Verdict
 from anydpo.data.judgment import Choice
 from anydpo.data.pairwise import key_of
 from anydpo.data.policy import Options
+from anydpo.data.shape import answer, kind, need, question
 from anydpo.errors import DataInvalid
 
 ASKED = ("prompt", "instruction", "question", "input", "context", "query", "conversation", "messages")

@@ -93,7 +93,7 @@ def _json_rows(file: IO[bytes], suffix: str) -> Iterator[Row]:
 def open_binary(path: File) -> IO[bytes]:
     """Open a plain, `.gz` or `.zst` file for reading bytes."""
     if path.suffix == ".gz" and isinstance(path, Path):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
+        return gzip.open(path, "rb")
     if path.suffix == ".gz":
         return cast("IO[bytes]", gzip.GzipFile(fileobj=path.open("rb"), mode="rb"))
     raw = cast("IO[bytes]", path.open("rb"))

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, answer, judged, need, question
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.item import Answer, Item, Verdict
 from anydpo.data.judgment import Choice
 from anydpo.data.mapping import ColumnMapping, Likert
 from anydpo.data.pairwise import key_of
 from anydpo.data.policy import Decision, Options, Policy, decide
+from anydpo.data.shape import answer, need, question
 from anydpo.errors import DataInvalid
 
 LEFT_OUT = frozenset(
