@@ -165,7 +165,7 @@ def address() -> Iterator[str]:
 
         do_HEAD = do_GET  # noqa: N815 - the name is the library's
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Serving)
     thread = threading.Thread(target=server.serve_forever)

@@ -139,7 +139,7 @@ def read_label_studio(row: Fields, options: Options) -> Item:
         if unread:
             raise BadRow("invalid_label", unread)
         raise BadRow("no_label", "no annotation that counts")
-    truth = next((verdict.gold for verdict in verdicts if verdict.gold is not None), None)
+    truth: Choice | None = next((verdict.gold for verdict in verdicts if verdict.gold is not None), None)
     for verdict in verdicts:  # an annotation marked as ground truth is what the others are measured against
         verdict.gold = truth
     key = str(row["id"]) if row.get("id") is not None else key_of(prompt)

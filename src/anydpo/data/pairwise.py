@@ -138,9 +138,14 @@ def read_shp(row: Fields, options: Options) -> Item:
     return Item(key, prompt, list(answers), [Verdict(choice, scores=scores)], meta=meta, lead=ratio)
 
 
-SAFE_RLHF = dict.fromkeys(("better", "helpfulness", "better_response_id"), "better_response_id") | dict.fromkeys(
-    ("safer", "safety", "safer_response_id"), "safer_response_id"
-)
+SAFE_RLHF: dict[str, str] = {
+    "helpfulness": "better_response_id",
+    "better": "better_response_id",
+    "better_response_id": "better_response_id",
+    "safety": "safer_response_id",
+    "safer": "safer_response_id",
+    "safer_response_id": "safer_response_id",
+}
 
 
 @judged(

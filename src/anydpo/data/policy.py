@@ -139,8 +139,8 @@ def _mean_strength(said: list[Verdict], winner: Choice) -> float | None:
     """Return how strongly the winner is preferred on average, votes against it counting below zero."""
     if any(verdict.strength is None for verdict in said):
         return None
-    signs = {winner: 1.0, "tie": 0.0}
-    total = sum((v.strength or 0.0) * signs.get(str(v.choice), -1.0) for v in said)
+    signs: dict[Choice | None, float] = {winner: 1.0, "tie": 0.0}
+    total = sum((v.strength or 0.0) * signs.get(v.choice, -1.0) for v in said)
     return round(total / len(said), 6)
 
 

@@ -63,11 +63,7 @@ def read_vendor(row: Fields, options: Options) -> Item:
     mapping = options.mapping
     if mapping is None:
         raise DataInvalid("vendor_csv needs a mapping", hint="--mapping FILE, or --map KEY=COLUMN for each column")
-    texts = {
-        key: _needed(row, mapping.columns[key])
-        for key in ("prompt", "response_a", "response_b", "chosen", "rejected")
-        if key in mapping.columns
-    }
+    texts: dict[str, str] = {key: _needed(row, mapping.columns[key]) for key in TEXTS if key in mapping.columns}
     prompt = question(_chat(texts["prompt"]), mapping.columns["prompt"], system=_cell(row, mapping, "system"))
     task = _cell(row, mapping, "task")
     if "chosen" in texts and "rejected" in texts:
