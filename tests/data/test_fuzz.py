@@ -50,7 +50,9 @@ quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_
 def cases(full: bool, share: float, strategy: Any, check: Callable[..., None]) -> None:
     """Run a share of the 2,000 (`make proof`: 20,000) cases."""
     count = int((20_000 if full else 2_000) * share)
-    settings(max_examples=count, deadline=None, suppress_health_check=quiet, database=None)(given(strategy)(check))()
+    limited: Any = settings(max_examples=count, deadline=None, suppress_health_check=quiet, database=None)
+    drawn: Any = given(strategy)
+    limited(drawn(check))()
 
 
 def whole(source: Any, format: str | None, rows: int | None, policy: dict[str, Any] | None = None) -> None:  # noqa: A002

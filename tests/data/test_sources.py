@@ -92,11 +92,26 @@ def test_a_split_is_chosen_or_asked_for() -> None:
         load(PLAIN, split="train")
 
 
-def test_the_hub_that_cannot_be_reached_is_an_error_that_says_so() -> None:
-    pytest.importorskip("datasets", reason="needs the extra `data`: pip install 'anydpo[data]'")
-    with pytest.raises(DataInvalid, match="hf://nobody/nothing") as found:
+def test_a_name_of_the_hub_is_loaded_and_what_it_answers_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets", reason="needs the extra `data`: pip install 'anydpo[data]'")
+    asked: list[str] = []
+
+    def answering(name: str) -> Any:
+        asked.append(name)
+        if name == "somebody/pairs":
+            return datasets.DatasetDict(
+                {"train": datasets.Dataset.from_list(PLAIN), "test": datasets.Dataset.from_list(PLAIN[:2])}
+            )
+        raise ConnectionError("Couldn't reach the hub\n(some trace)")
+
+    monkeypatch.setattr(datasets, "load_dataset", answering)
+    assert load("hf://somebody/pairs").fingerprint == load(PLAIN).fingerprint
+    assert len(load("hf://somebody/pairs", split="test")) == 2
+    with pytest.raises(DataInvalid, match="hf://nobody/nothing: Couldn't reach the hub") as found:
         load("hf://nobody/nothing")
+    assert "trace" not in found.value.message
     assert "path" in (found.value.hint or "")
+    assert asked == ["somebody/pairs", "somebody/pairs", "nobody/nothing"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +180,7 @@ def address() -> Iterator[str]:
 
         do_HEAD = do_GET  # noqa: N815 - the name is the library's
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Serving)
     thread = threading.Thread(target=server.serve_forever)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, answer, judged, kind, need, question
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.item import Answer, Item, Verdict
 from anydpo.data.judgment import Choice
 from anydpo.data.pairwise import key_of
 from anydpo.data.policy import Options
+from anydpo.data.shape import answer, kind, need, question
 from anydpo.errors import DataInvalid
 
 ASKED = ("prompt", "instruction", "question", "input", "context", "query", "conversation", "messages")
@@ -138,7 +139,7 @@ def read_label_studio(row: Fields, options: Options) -> Item:
         if unread:
             raise BadRow("invalid_label", unread)
         raise BadRow("no_label", "no annotation that counts")
-    truth = next((verdict.gold for verdict in verdicts if verdict.gold is not None), None)
+    truth: Choice | None = next((verdict.gold for verdict in verdicts if verdict.gold is not None), None)
     for verdict in verdicts:  # an annotation marked as ground truth is what the others are measured against
         verdict.gold = truth
     key = str(row["id"]) if row.get("id") is not None else key_of(prompt)

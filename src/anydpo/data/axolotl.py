@@ -5,20 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from anydpo.data.dialect import (
-    GENERIC,
-    BadRow,
-    Fields,
-    answer,
-    build,
-    has,
-    need,
-    optional_text,
-    question,
-    reader,
-    tools,
-)
+from anydpo.data.dialect import GENERIC, BadRow, Fields, reader
 from anydpo.data.pair import Messages, PreferencePair
+from anydpo.data.shape import answer, build, has, need, optional_text, question, tools
 
 PROMPTS = ("prompt", "input", "question", "instruction")
 

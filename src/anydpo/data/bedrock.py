@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, build, kind, messages, need, question, reader
+from anydpo.data.dialect import BadRow, Fields, reader
 from anydpo.data.pair import Message, Messages, PreferencePair
 from anydpo.data.pictures import picture_uri
 from anydpo.data.ratings import objects
+from anydpo.data.shape import build, kind, messages, need, question
 
 LABELS = ("preferred", "non-preferred")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, build, common_prefix, need, reader
+from anydpo.data.dialect import BadRow, Fields, reader
 from anydpo.data.pair import Message, PreferencePair
+from anydpo.data.shape import build, common_prefix, need
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from anydpo.data.dialect import (
-    BadRow,
-    Fields,
+from anydpo.data.dialect import BadRow, Fields, reader
+from anydpo.data.pair import Message, Messages, PreferencePair
+from anydpo.data.shape import (
     answer,
     build,
     has,
@@ -19,12 +19,10 @@ from anydpo.data.dialect import (
     need,
     optional_text,
     question,
-    reader,
     shared_prompt,
     tools,
     with_input,
 )
-from anydpo.data.pair import Message, Messages, PreferencePair
 
 TURNS = {
     **dict.fromkeys(("human", "user"), "user"),

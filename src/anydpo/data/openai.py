@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, build, messages, need, number, reader, tools, writer
+from anydpo.data.dialect import BadRow, Fields, reader, writer
 from anydpo.data.pair import Message, Messages, PreferencePair
+from anydpo.data.shape import build, messages, need, number, tools
 
 KEYS = "input preferred_output non_preferred_output"
 

@@ -9,23 +9,11 @@ import re
 from collections import Counter
 from typing import Any
 
-from anydpo.data.dialect import (
-    BadRow,
-    Fields,
-    answer,
-    has,
-    judged,
-    need,
-    needed_number,
-    number,
-    question,
-    shared_prompt,
-    text,
-    with_input,
-)
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.item import Answer, Item, Verdict
 from anydpo.data.judgment import Choice
 from anydpo.data.policy import Options
+from anydpo.data.shape import answer, has, need, needed_number, number, question, shared_prompt, text, with_input
 
 ANNOTATOR = re.compile(r"annotator_?\d+$")
 READ_AS_VALUES = frozenset({"instruction", "input", "response1", "response2"})
@@ -150,9 +138,14 @@ def read_shp(row: Fields, options: Options) -> Item:
     return Item(key, prompt, list(answers), [Verdict(choice, scores=scores)], meta=meta, lead=ratio)
 
 
-SAFE_RLHF = dict.fromkeys(("better", "helpfulness", "better_response_id"), "better_response_id") | dict.fromkeys(
-    ("safer", "safety", "safer_response_id"), "safer_response_id"
-)
+SAFE_RLHF: dict[str, str] = {
+    "helpfulness": "better_response_id",
+    "better": "better_response_id",
+    "better_response_id": "better_response_id",
+    "safety": "safer_response_id",
+    "safer": "safer_response_id",
+    "safer_response_id": "safer_response_id",
+}
 
 
 @judged(

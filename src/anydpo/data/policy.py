@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from anydpo.data.dialect import BadRow, build
+from anydpo.data.dialect import BadRow
 from anydpo.data.item import Answer, Item, Place, Verdict
+from anydpo.data.judgment import Choice
 from anydpo.data.pair import PreferencePair
+from anydpo.data.shape import build
 from anydpo.errors import DataInvalid
 
 if TYPE_CHECKING:
@@ -114,13 +116,13 @@ def _by_votes(item: Item, verdicts: list[Verdict], policy: Policy) -> Preference
     first, second = item.answers
     chosen, rejected = (first, second) if winner == "first" else (second, first)
     margin = item.margin if item.margin is not None else _mean_strength(said, winner)
-    loser = "second" if winner == "first" else "first"
+    loser: Choice = "second" if winner == "first" else "first"
     lead = item.lead if item.lead is not None else margin if margin is not None else votes[winner] - votes[loser]
     _check_margin(lead, policy)
     return pair_of(item, chosen, rejected, _votes_meta(item, said, votes), margin)
 
 
-def _winner(counted: Mapping[Any, int], policy: Policy) -> str:
+def _winner(counted: Mapping[Any, int], policy: Policy) -> Choice:
     listed = ", ".join(f"{counted[choice]} {choice}" for choice in ("first", "second", "tie") if counted[choice])
     if not listed:
         raise BadRow("tie", "every vote is a tie")
@@ -130,15 +132,15 @@ def _winner(counted: Mapping[Any, int], policy: Policy) -> str:
         raise BadRow("no_majority", f"the votes are {listed}")
     if leading == ["tie"]:
         raise BadRow("tie", f"the votes are {listed}")
-    return str(leading[0])
+    return "first" if leading == ["first"] else "second"
 
 
-def _mean_strength(said: list[Verdict], winner: str) -> float | None:
+def _mean_strength(said: list[Verdict], winner: Choice) -> float | None:
     """Return how strongly the winner is preferred on average, votes against it counting below zero."""
     if any(verdict.strength is None for verdict in said):
         return None
-    signs = {winner: 1.0, "tie": 0.0}
-    total = sum((v.strength or 0.0) * signs.get(str(v.choice), -1.0) for v in said)
+    signs: dict[Choice | None, float] = {winner: 1.0, "tie": 0.0}
+    total = sum((v.strength or 0.0) * signs.get(v.choice, -1.0) for v in said)
     return round(total / len(said), 6)
 
 

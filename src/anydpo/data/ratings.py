@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, answer, has, judged, kind, need, optional_text, question, text
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.hh import turns
 from anydpo.data.item import Answer, Item
 from anydpo.data.pairwise import key_of
 from anydpo.data.policy import Options
+from anydpo.data.shape import answer, has, kind, need, optional_text, question, text
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 

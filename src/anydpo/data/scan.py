@@ -74,9 +74,12 @@ class Block(NamedTuple):
 class Step(Protocol):
     """A change to every pair that can be sent to another process; None leaves the pair out."""
 
-    keep_skipped: bool
+    @property
+    def keep_skipped(self) -> bool:
+        """Whether the skipped rows are told with what is left."""
+        ...
 
-    def __call__(self, pair: PreferencePair) -> PreferencePair | None: ...
+    def __call__(self, pair: PreferencePair, /) -> PreferencePair | None: ...
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ def _changed(outcomes: Iterable[Outcome], step: Step) -> Iterator[Outcome]:
             if (made := step(item)) is not None:
                 yield made
         elif isinstance(item, Decided):
-            if pairs := tuple([made for pair in item.pairs if (made := step(pair)) is not None]):
-                yield Decided(pairs, item.rows)
+            if pairs := [made for made in map(step, item.pairs) if made is not None]:
+                yield Decided(tuple(pairs), item.rows)
         elif step.keep_skipped:
             yield item
 
@@ -183,7 +186,9 @@ def measure(pair: PreferencePair, scan: Scan) -> None:
     chosen, rejected = _length(pair.chosen), _length(pair.rejected)
     if len(pair.chosen) > 1 or len(pair.rejected) > 1:
         features["many_messages"] += 1
-    if calls or "tool_calls" in pair.chosen[0] or any("tool_calls" in m for m in pair.chosen[1:] + pair.rejected):
+    for message in pair.chosen + pair.rejected:
+        calls = calls or "tool_calls" in message
+    if calls:
         features["tools"] += 1
     if pictures:
         features["images"] += 1

@@ -6,21 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anydpo.data.dialect import (
-    BadRow,
-    Fields,
-    answer,
-    build,
-    has,
-    need,
-    number,
-    optional_text,
-    question,
-    reader,
-    shared_prompt,
-)
+from anydpo.data.dialect import BadRow, Fields, reader
 from anydpo.data.pair import Message, Messages, PreferencePair
 from anydpo.data.pictures import picture_uri
+from anydpo.data.shape import answer, build, has, need, number, optional_text, question, shared_prompt
 
 
 def margin_of(row: Fields, chosen: str, rejected: str) -> float | None:

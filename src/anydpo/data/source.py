@@ -92,11 +92,14 @@ def _json_rows(file: IO[bytes], suffix: str) -> Iterator[Row]:
 
 def open_binary(path: File) -> IO[bytes]:
     """Open a plain, `.gz` or `.zst` file for reading bytes."""
-    if path.suffix == ".gz" and isinstance(path, Path):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
     if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=path.open("rb"), mode="rb"))
-    raw = cast("IO[bytes]", path.open("rb"))
+        unpacked: Any = (
+            gzip.open(path, "rb")  # noqa: SIM115 - the caller closes it
+            if isinstance(path, Path)
+            else gzip.GzipFile(fileobj=path.open("rb"), mode="rb")
+        )
+        return cast("IO[bytes]", unpacked)
+    raw: IO[bytes] = path.open("rb")
     if path.suffix == ".zst":
         import zstandard
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from anydpo.data.dialect import BadRow, Fields, answer, has, judged, messages, need, question
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.item import Answer, Item
 from anydpo.data.pair import Messages, text_of
 from anydpo.data.pairwise import key_of
 from anydpo.data.policy import Decision, Options, Policy, pair_of
+from anydpo.data.shape import answer, has, messages, need, question
 
 GOOD = frozenset({"true", "1", "yes", "good", "up", "thumbs_up", "desirable", "chosen"})
 BAD = frozenset({"false", "0", "no", "bad", "down", "thumbs_down", "undesirable", "rejected"})

@@ -9,22 +9,10 @@ from typing import Any
 
 import orjson
 
-from anydpo.data.dialect import (
-    BadRow,
-    Fields,
-    build,
-    common_prefix,
-    messages,
-    need,
-    number,
-    plain,
-    reader,
-    shared_prompt,
-    tools,
-    writer,
-)
+from anydpo.data.dialect import BadRow, Fields, reader, writer
 from anydpo.data.pair import Message, Messages, PreferencePair, images_in, text_of
 from anydpo.data.pictures import picture_uri
+from anydpo.data.shape import build, common_prefix, messages, need, number, plain, shared_prompt, tools
 
 PAIR = "prompt chosen rejected"
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, answer, judged, need, question
+from anydpo.data.dialect import BadRow, Fields, judged
 from anydpo.data.item import Answer, Item, Verdict
 from anydpo.data.judgment import Choice
 from anydpo.data.mapping import ColumnMapping, Likert
 from anydpo.data.pairwise import key_of
 from anydpo.data.policy import Decision, Options, Policy, decide
+from anydpo.data.shape import answer, need, question
 from anydpo.errors import DataInvalid
 
 LEFT_OUT = frozenset(
@@ -62,11 +63,7 @@ def read_vendor(row: Fields, options: Options) -> Item:
     mapping = options.mapping
     if mapping is None:
         raise DataInvalid("vendor_csv needs a mapping", hint="--mapping FILE, or --map KEY=COLUMN for each column")
-    texts = {
-        key: _needed(row, mapping.columns[key])
-        for key in ("prompt", "response_a", "response_b", "chosen", "rejected")
-        if key in mapping.columns
-    }
+    texts: dict[str, str] = {key: _needed(row, mapping.columns[key]) for key in TEXTS if key in mapping.columns}
     prompt = question(_chat(texts["prompt"]), mapping.columns["prompt"], system=_cell(row, mapping, "system"))
     task = _cell(row, mapping, "task")
     if "chosen" in texts and "rejected" in texts:
