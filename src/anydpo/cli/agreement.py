@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,13 +57,15 @@ def agreement(
     if as_json:
         from anydpo.cli.documents import Agreed
 
-        more = {"rework": redo} if redo is not None else {}
-        judgements = [{"require": r.text, "value": r.value, "ok": r.ok} for r in judged]
-        output.emit(
-            Agreed(
-                **report.to_dict(), format=found.format, skipped=found.skipped, requirements=tuple(judgements), **more
-            )
-        )
+        said: dict[str, Any] = {
+            **report.to_dict(),
+            "format": found.format,
+            "skipped": found.skipped,
+            "requirements": [{"require": r.text, "value": r.value, "ok": r.ok} for r in judged],
+        }
+        if redo is not None:
+            said["rework"] = redo
+        output.emit(Agreed(**said))
     else:
         show(shown)
     if redo is not None:

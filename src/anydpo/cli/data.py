@@ -73,8 +73,8 @@ def lint(
     if as_json:
         from anydpo.cli.documents import Linted
 
-        fixed = {"fix": cleaned.to_dict()} if cleaned else {}
-        output.emit(Linted(**report.to_dict(), **fixed))
+        said: dict[str, Any] = {**report.to_dict(), **({"fix": cleaned.to_dict()} if cleaned else {})}
+        output.emit(Linted(**said))
     else:
         report.print()
     if cleaned is not None:
