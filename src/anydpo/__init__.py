@@ -74,6 +74,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sandbox":
+        return import_module("anydpo.sandbox")
     if name not in _WHERE:
         raise AttributeError(f"module 'anydpo' has no attribute {name!r}")
     value = getattr(import_module(_WHERE[name]), name)

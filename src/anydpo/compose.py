@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anydpo.health import diagnose
@@ -18,6 +19,11 @@ from anydpo.result import (
     State,
     Timing,
     missing_metrics,
+)
+
+COMPARED = frozenset(
+    "epochs learning_rate lr_scheduler_type warmup_ratio weight_decay max_grad_norm batch_size max_length seed beta"
+    " loss_type label_smoothing simpo_gamma".split()
 )
 
 
@@ -74,7 +80,23 @@ def _data(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Data:
 def _method(row: RunRow, plan: Plan | None, outcome: Outcome) -> Method:
     requested = {**row.job.get("method", {}), **{k: v for k, v in row.job.items() if k in outcome.effective}}
     ignored = tuple(f"{name} was ignored" for name in (plan.ignored if plan else ()))
-    return Method(requested=requested, effective=outcome.effective, differences=(*outcome.differences, *ignored))
+    found = (*_different(row.job, outcome.effective), *outcome.differences, *ignored)
+    return Method(requested=requested, effective=outcome.effective, differences=found)
+
+
+def _different(asked: Mapping[str, Any], ran: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Say of each value that was asked for whether another one was run; what is no number or word is left to others."""
+    for name, wish in asked.items():
+        done = ran.get(name)
+        if isinstance(wish, Mapping) and isinstance(done, Mapping):
+            yield from _different(wish, done, f"{name}.")
+        elif (
+            isinstance(wish, (int, float, str))
+            and isinstance(done, (int, float, str))
+            and wish not in ("auto", done)
+            and name in COMPARED
+        ):
+            yield f"{prefix}{name}: {wish} was asked for, {done} was run"
 
 
 def _stages(attempts: list[AttemptRow], outcome: Outcome) -> tuple[Stage, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import orjson
 
+from anydpo.data.openai import openai_row
 from anydpo.data.write import json_line, whole_file, writer_of
 from anydpo.errors import DataInvalid
 from anydpo.provider import DataFile, Examined
@@ -30,7 +31,10 @@ def write_files(prepared: Prepared, home: Path) -> list[DataFile]:
     if prepared.validation is not None:
         parts.append(("validation", _pair_lines(prepared.validation, prepared.plan.format)))
     if prepared.job.sft is not None and prepared.job.sft.data != "chosen":
-        parts.append(("sft", _chat_lines(Path(prepared.job.sft.data))))
+        own = prepared.plan.format == "canonical"
+        parts.append(("sft", _chat_lines(Path(prepared.job.sft.data), meta=own)))
+    elif "sft" in prepared.plan.stages:  # a job of its own there, which cannot read the file of pairs
+        parts.append(("sft", _chosen_lines(prepared.train)))
     return [_write(folder, f"{prepared.run_id}.{name}", name, lines) for name, lines in parts]
 
 
@@ -77,10 +81,19 @@ def _pair_lines(pairs: Any, format: str) -> Iterator[tuple[bytes, str]]:  # noqa
         yield orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE), pair.source
 
 
-def _chat_lines(path: Path) -> Iterator[tuple[bytes, str]]:
+def _chat_lines(path: Path, *, meta: bool) -> Iterator[tuple[bytes, str]]:
     from anydpo.data.chat import read_chats
 
-    return ((json_line(chat), f"{path}:{number}") for number, chat in enumerate(read_chats(path), 1))
+    for chat in read_chats(path):
+        yield json_line(chat if meta else {name: chat[name] for name in chat if name != "meta"}), chat["meta"]["source"]
+
+
+def _chosen_lines(pairs: Any) -> Iterator[tuple[bytes, str]]:
+    """Yield the chosen answer of each pair as a chat, as the providers want it."""
+    for pair in pairs:
+        row = openai_row(pair)
+        chat = {**row["input"], "messages": [*row["input"]["messages"], *row["preferred_output"]]}
+        yield json_line(chat), pair.source
 
 
 def _sources_of(path: Path, lines: set[int]) -> dict[int, str]:

@@ -94,7 +94,8 @@ def summarise(train: PreferenceDataset, validation: PreferenceDataset | None) ->
 
 def _not_honoured(job: PreferenceJob, can: Capabilities, data: PreferenceDataset) -> tuple[list[Problem], list[str]]:
     """Return a problem for all that the user asked for and this route cannot do, unless it may be ignored."""
-    asked = {name: f"{name} has no effect here" for name in sorted(job.model_fields_set - ABOUT_US - set(can.fields))}
+    set_here = sorted(job.model_fields_set - ABOUT_US - set(can.fields))
+    asked = {name: f"{name} has no effect here" for name in set_here if getattr(job, name) not in ("auto", None)}
     losses = (job.method.loss_type,) if isinstance(job.method.loss_type, str) else job.method.loss_type
     for loss in losses:
         if loss not in can.losses:
@@ -104,7 +105,8 @@ def _not_honoured(job: PreferenceJob, can: Capabilities, data: PreferenceDataset
             asked[f"method.{name}"] = "has no effect here"
     kind = "lora" if isinstance(job.adapter, LoRA) else job.adapter
     if kind != "auto" and kind not in can.adapters:
-        asked["adapter"] = f"no {kind} here; there is {', '.join(can.adapters)}"
+        there_is = f"there is {', '.join(can.adapters)}" if can.adapters else "the provider decides what it trains"
+        asked["adapter"] = f"no {kind} here; {there_is}"
     for feature in ("tools", "images", "weight", "many_messages"):
         if data.scan.features[feature] and feature not in can.holds:
             pairs = data.scan.features[feature]

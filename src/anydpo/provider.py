@@ -294,6 +294,15 @@ class CanResume(Protocol):
 
 
 @runtime_checkable
+class CanPause(Protocol):
+    """A provider whose jobs can be made to wait; `CanResume` lets them go on."""
+
+    def pause(self, ref: JobRef) -> None:
+        """Let a running job wait at its next checkpoint."""
+        ...
+
+
+@runtime_checkable
 class CanSample(Protocol):
     """A provider that can write completions with a run's model."""
 

@@ -24,7 +24,8 @@ def run(arguments: list[str]) -> int:
     from anydpo.cli.output import fail
     from anydpo.errors import AnyDPOError, Invalid
 
-    as_json = "--json" in arguments
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in own
     try:
         code = get_command(app).main(arguments, prog_name="anydpo", standalone_mode=False)
     except AnyDPOError as exc:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import agreement, data, health, jobs, runs, sending
+from anydpo.cli import agreement, data, health, jobs, runs, sandbox, sending
 
 app = typer.Typer(
     name="anydpo",
@@ -40,3 +40,4 @@ sending.register(app)
 agreement.register(app)
 runs.register(app)
 health.register(app)
+sandbox.register(app)

@@ -273,6 +273,13 @@ class Diagnosed(Document):
     rebuilt: dict[str, Any] | None = None
 
 
+class Rehearsal(Document):
+    """`sandbox` without a command: the variables to export, and where each provider is served."""
+
+    env: dict[str, str]
+    origins: dict[str, str]
+
+
 class WrittenProvider(Document):
     """`provider new`."""
 
@@ -297,5 +304,6 @@ DOCUMENTS: dict[str, type[Part]] = {
     "sample": Sampled,
     "providers": Places,
     "doctor": Diagnosed,
+    "sandbox": Rehearsal,
     "provider-new": WrittenProvider,
 }

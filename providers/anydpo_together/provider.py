@@ -1,0 +1,345 @@
+"""The verbs, through the `together` SDK with its repetitions off: whatever is asked again is asked by the core."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, refusal
+from anydpo.archive import new_folder, unpack
+from anydpo.errors import (
+    AnyDPOError,
+    AuthFailed,
+    DataInvalid,
+    JobInvalid,
+    OutcomeUnknown,
+    ProviderRefused,
+    RunFailed,
+    Unavailable,
+)
+from anydpo.job import PreferenceJob
+from anydpo.provider import (
+    Capabilities,
+    DataFile,
+    DataSummary,
+    Diagnosis,
+    Event,
+    Examined,
+    JobRef,
+    Outcome,
+    Plan,
+    Poll,
+    Quote,
+    Staged,
+    upload_progress,
+)
+from anydpo.result import Artifact, Cost, State
+from anydpo_together import dialect, request
+
+if TYPE_CHECKING:
+    from together import Together
+    from together.types import FileResponse
+
+URL = "https://api.together.ai"
+MOST_EVENTS = 1000
+MOST_RESTARTS = 5
+FILE_NAMES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}
+FIELDS = (
+    *("epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "batch_size"),
+    *("max_length", "eval_steps", "save_steps", "early_stopping_patience", "seed", "sft", "start_from"),
+    *("method.beta", "method.loss_weights", "method.simpo_gamma", "method.reference_free"),
+)
+
+
+class TogetherProvider:
+    """Together AI's fine-tuning service."""
+
+    name: ClassVar[str] = "together"
+    capabilities: ClassVar[Mapping[str, Capabilities]] = {
+        "": Capabilities(
+            about="Together AI's fine-tuning of open weights",
+            losses=("sigmoid", "sigmoid_norm", "sft", "simpo"),
+            adapters=("lora", "full"),
+            models="the models of its fine-tuning list, such as Qwen/Qwen3-8B",
+            fields=FIELDS,
+            beta=None,
+            writes="together",
+            holds=("tools", "weight"),
+            weights=True,
+            quote=True,
+            finds_by_key=True,
+            lag_seconds=30.0,
+            poll_seconds=10.0,
+        )
+    }
+
+    def plan(self, job: PreferenceJob, data: DataSummary, route: str | None = None) -> Plan:  # noqa: ARG002
+        """Return the create requests and what stands against them."""
+        url = self._url()
+        project = os.environ.get("TOGETHER_PROJECT_ID")
+        target = " ".join([origin(url), *([project] if project else [])])
+        return request.plan(job, data, url=url, target=target, sandbox=is_loopback(url))
+
+    def quote(self, plan: Plan) -> Quote | None:
+        """Return the service's estimate where the files are there already, else what the dated price table says."""
+        if "training_file" not in plan.filled:
+            return request.quote(plan)
+        body = filled(request.create_of(plan), {**plan.filled, "key": "", **self._secret_values()})
+        names = ("training_file", "validation_file", "model", "from_checkpoint", "n_epochs", "n_evals")
+        asked = {name: body[name] for name in (*names, "training_method", "training_type") if body.get(name)}
+        with self._speaking():
+            said = self._client.fine_tuning.estimate_price(**asked).to_dict(warnings=False)
+        if not said.get("estimation_available", True) or said.get("estimated_total_price") is None:
+            return request.quote(plan)
+        tokens = cast("float", said.get("estimated_train_token_count") or 0) + cast(
+            "float", said.get("estimated_eval_token_count") or 0
+        )
+        limit = (
+            () if said.get("allowed_to_proceed", True) else (f"above the account's limit of {said.get('user_limit')}",)
+        )
+        amount = float(cast("float", said["estimated_total_price"]))
+        return Quote(cost=Cost(amount=amount, basis="provider quote"), tokens=int(tokens) or None, assumptions=limit)
+
+    def stage(self, plan: Plan, file: DataFile) -> Staged:  # noqa: ARG002
+        """Upload a file unless the account has it: the service knows it by its hash."""
+        made = self._upload(file)
+        if (
+            made.bytes != file.bytes
+        ):  # a part of an earlier upload that was cut, which the service knows by the same hash
+            with self._speaking():
+                self._client.files.delete(made.id)
+            made = self._upload(file)
+        if not made.id or made.bytes != file.bytes:
+            raise Unavailable(f"{made.bytes} of {file.bytes} bytes of the {file.name} file arrived", provider=self.name)
+        return Staged(name=file.name, id=made.id)
+
+    def examine(self, staged: Staged) -> Examined:
+        """Return what the service's own check of the file has found so far."""
+        with self._speaking():
+            return dialect.examined(self._client.files.retrieve(staged.id).to_dict(warnings=False))
+
+    def submit(self, plan: Plan, staged: tuple[Staged, ...], key: str) -> JobRef:
+        """Send the one create request of the plan's stage.
+
+        The SDK's own `create` asks for limits and a price first, and fails with them; this is its last request alone.
+        """
+        files = {FILE_NAMES[item.name]: item.id for item in staged}
+        body = filled(request.create_of(plan), {**files, **plan.filled, **self._secret_values(), "key": key})
+        client = self._client
+        with self._speaking(creating=True):
+            made = client.post(request.JOBS, body=body, cast_to=dict[str, Any])
+        if not isinstance(made, dict) or not made.get("id"):
+            raise OutcomeUnknown("the answer to the create names no job", provider=self.name)
+        return JobRef(id=str(made["id"]), place="together")
+
+    def find(self, key: str) -> JobRef | None:
+        """Return the oldest job whose suffix is this key."""
+        mine = [(made, ref) for found, ref, made in self._jobs() if found == key]
+        return min(mine, key=lambda each: each[0])[1] if mine else None
+
+    def found(self) -> tuple[tuple[str, JobRef], ...]:
+        """Return (key, job) of every job that carries one of our keys."""
+        return tuple((key, ref) for key, ref, _ in self._jobs())
+
+    def poll(self, ref: JobRef, cursor: str = "") -> Poll:
+        """Return the state and what happened since the cursor, which counts log lines and points of metrics."""
+        jobs, log, points = self._all_of(ref)
+        log_at, points_at = (int(part) for part in (cursor or "0:0").split(":"))
+        events = dialect.log_events(log[log_at : log_at + MOST_EVENTS])
+        history = dialect.history_of(points[points_at : points_at + MOST_EVENTS])
+        log_end, points_end = min(len(log), log_at + MOST_EVENTS), min(len(points), points_at + MOST_EVENTS)
+        state = dialect.state_of(jobs[-1].get("status"))
+        made = [*dialect.metric_events(history), *events]
+        if state is None:
+            words = f"the status {jobs[-1].get('status')!r} is not known; it is taken for running"
+            made.append(Event(kind="log", text=words))
+        more = log_end < len(log) or points_end < len(points)
+        return Poll(state=state or State.RUNNING, events=tuple(made), cursor=f"{log_end}:{points_end}", more=more)
+
+    def result(self, ref: JobRef) -> Outcome:
+        """Return what is known of the job, of the one that it was restarted as too."""
+        jobs, log, points = self._all_of(ref)
+        with self._speaking():
+            listed = self._client.fine_tuning.list_checkpoints(jobs[-1]["id"]).to_dict(warnings=False)
+        checkpoints = cast("list[dict[str, Any]]", listed.get("data") or [])
+        return dialect.outcome(jobs, log, dialect.history_of(points), checkpoints, self._sdk_version())
+
+    def cancel(self, ref: JobRef) -> None:
+        """Ask the job to stop; one that has ended is left alone."""
+        job = self._all_of(ref)[0][-1]
+        state = dialect.state_of(job.get("status"))
+        if (state is not None and state.done) or job.get("status") == "cancel_requested":
+            return
+        with self._speaking():
+            self._client.fine_tuning.cancel(str(job["id"]))
+
+    def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the weights into a new folder: merged where an adapter was trained."""
+        with new_folder(folder) as unfinished:
+            job = self._all_of(ref)[0][-1]
+            state = dialect.state_of(job.get("status"))
+            if state is not State.SUCCEEDED and checkpoint is None:
+                raise RunFailed("this run has left no model yet", provider=self.name, hint="anydpo watch RUN")
+            full = (job.get("training_type") or {}).get("type") == "Full"
+            asked: dict[str, Any] = {"ft_id": job["id"], "checkpoint": "model_output_path" if full else "merged"}
+            if checkpoint is not None:
+                asked["checkpoint_step"] = checkpoint
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as name:
+                archive = Path(name) / "weights"
+                self._download(asked, archive)
+                unpack(archive, unfinished)
+        return (Artifact(kind="model", path=str(folder)),)
+
+    def diagnose(self) -> tuple[Diagnosis, ...]:
+        """Say whether the key is there and the service answers to it."""
+        try:
+            client = self._client
+        except AnyDPOError as exc:
+            return (Diagnosis(what="credentials", ok=None, detail=exc.message),)
+        found = Diagnosis(what="credentials", ok=True, detail="TOGETHER_API_KEY is set")
+        try:
+            with self._speaking():
+                client.with_options(timeout=10).fine_tuning.list()
+        except AnyDPOError as exc:
+            return (found, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
+        return (found, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
+
+    # The wire
+
+    def _url(self) -> str:
+        return (os.environ.get("TOGETHER_BASE_URL") or URL).rstrip("/")
+
+    @cached_property
+    def _client(self) -> Together:
+        if not os.environ.get("TOGETHER_API_KEY"):
+            hint = request.ADVICE.credentials
+            raise AuthFailed("TOGETHER_API_KEY is not set", provider=self.name, hint=hint)
+        from together import Together
+
+        return Together(base_url=self._url(), max_retries=0)
+
+    def _secret_values(self) -> dict[str, str]:
+        return {name: os.environ.get(variable, "") for name, variable in request.SECRETS.items()}
+
+    @contextmanager
+    def _speaking(self, *, creating: bool = False) -> Iterator[None]:
+        """Translate what the SDK raises; nothing of its own, which may hold a credential, is chained."""
+        self._client  # noqa: B018 - a missing key or package is no fault of the wire
+        import httpx
+        import together
+
+        try:
+            yield
+        except together.APIStatusError as exc:
+            secrets = [os.environ.get("TOGETHER_API_KEY"), *self._secret_values().values()]
+            answer = answer_of(exc.response.status_code, _body(exc), exc.response.headers, secrets)
+        except (together.TogetherError, httpx.HTTPError, httpx.StreamError, ValueError, KeyError, OSError) as exc:
+            if isinstance(exc, (AnyDPOError, FileNotFoundError)):
+                raise
+            answer = Answer(0, f"{type(exc).__name__} from {origin(self._url())}")
+        else:
+            return
+        raise refusal(answer, request.ADVICE, creating=creating)
+
+    def _upload(self, file: DataFile) -> FileResponse:
+        """Send a file through the SDK, which follows redirects, cuts large files and asks for the check."""
+        told = upload_progress.get()
+        self._client  # noqa: B018 - a missing package is no fault of the wire
+        from together.lib.resources.files import FileAlreadyExistsError
+
+        try:
+            with self._speaking():
+                return self._client.files.upload(
+                    Path(file.path),
+                    purpose="fine-tune",
+                    check=False,  # reads the whole file again, and looks at nothing of preferences
+                    raise_if_already_exists=True,
+                    progress_callback=(lambda at: told(file, at.uploaded_bytes)) if told is not None else None,
+                )
+        except FileNotFoundError:
+            raise DataInvalid(f"{file.path}: the staged file is gone", hint="submit the job again") from None
+        except FileAlreadyExistsError as exc:
+            return self._known_file(exc.file_id, file.bytes)
+
+    def _known_file(self, file_id: str, size: int) -> FileResponse:
+        """Return a file that the account has; where an upload ended before its check was asked for, ask now."""
+        with self._speaking():
+            found = self._client.files.retrieve(file_id)
+        if found.bytes == size and found.processing_status == "PENDING":
+            with suppress(JobInvalid, ProviderRefused), self._speaking():  # it may be at it; `examine` will tell
+                self._client.post(f"/v1/files/{file_id}/preprocess", cast_to=dict[str, Any])
+        return found
+
+    def _jobs(self) -> list[tuple[str, JobRef, str]]:
+        """Return (key, job, when it was made) of every job that carries one of our keys."""
+        with self._speaking():
+            listed = self._client.fine_tuning.list().to_dict(warnings=False)
+        made = []
+        for job in cast("list[dict[str, Any]]", listed.get("data") or []):
+            name = str(job.get("suffix") or job.get("model_output_name") or "")
+            at = name.find("anydpo-")
+            if at >= 0:
+                ref = JobRef(id=str(job["id"]), place="together")
+                made.append((name[at : at + 31], ref, str(job.get("created_at"))))
+        return made
+
+    def _all_of(self, ref: JobRef) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return (jobs, log, metrics) of a job and of those that it was restarted as, in that order."""
+        jobs: list[dict[str, Any]] = []
+        log: list[dict[str, Any]] = []
+        points: list[dict[str, Any]] = []
+        following: str | None = ref.id
+        while following is not None and len(jobs) <= MOST_RESTARTS:
+            tuning = self._client.fine_tuning
+            with self._speaking():  # the job before its log, so that an end comes with all that led to it
+                job = cast("dict[str, Any]", tuning.retrieve(following).to_dict(warnings=False))
+                said = tuning.list_events(following).to_dict(warnings=False)
+                measured = tuning.list_metrics(following).to_dict(warnings=False)
+            if not job.get("id"):
+                raise Unavailable("the answer names no job", provider=self.name)
+            own = sorted(cast("list[dict[str, Any]]", said.get("data") or []), key=lambda e: str(e.get("created_at")))
+            jobs.append(job)
+            log += own
+            points += cast("list[dict[str, Any]]", measured.get("metrics") or [])
+            following = dialect.successor(own, [each["id"] for each in jobs])
+        return jobs, log, points
+
+    def _download(self, asked: Mapping[str, Any], target: Path) -> None:
+        """Bring an archive to disk and check its size and its hash, where the service names them.
+
+        The SDK's client follows the redirect to the storage and leaves the authorisation behind.
+        """
+        digest, written = hashlib.sha256(), 0
+        with self._speaking():
+            client = self._client.fine_tuning.with_streaming_response
+            with client.content(**asked) as answer, target.open("wb") as file:
+                for chunk in answer.iter_bytes(1 << 20):
+                    written += len(chunk)
+                    digest.update(chunk)
+                    file.write(chunk)
+                size = answer.headers.get("content-length")
+                wanted = answer.headers.get("x-amz-checksum-sha256")
+        if size is not None and written != int(size):
+            raise Unavailable(f"{written:,} of {int(size):,} bytes of the weights arrived", provider=self.name)
+        if wanted is not None and base64.b64encode(digest.digest()).decode() != wanted:
+            raise DataInvalid("the weights do not have the hash that the service names", hint="fetch them again")
+
+    def _sdk_version(self) -> str:
+        import together
+
+        return f"together {together.__version__}"
+
+
+def _body(exc: Any) -> Any:
+    """Return the body of an error answer: the SDK's upload puts other words in its place."""
+    try:
+        return exc.response.json()
+    except Exception:  # a stream that was not read, or no JSON: the SDK's words then
+        return exc.body

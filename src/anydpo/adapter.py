@@ -1,0 +1,216 @@
+"""What adapters of places behind HTTP share: wishes that cannot be met, placeholders, metric names, refusals."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+from anydpo.clock import retry_after
+from anydpo.errors import (
+    AnyDPOError,
+    AuthFailed,
+    CapacityUnavailable,
+    JobInvalid,
+    ModelRetired,
+    NotEligible,
+    OutcomeUnknown,
+    Problem,
+    ProviderRefused,
+    QuotaExceeded,
+    SafetyRefused,
+    Unavailable,
+)
+from anydpo.job import PreferenceJob
+from anydpo.result import METRICS
+
+PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CHARACTERS_A_TOKEN = 4
+CANONICAL = frozenset(f"{part}/{name}" for part in ("train", "eval") for name in METRICS)
+SAFETY = re.compile(
+    r"\bRAI\b|harm types?|content[ _]?(policy|filter|management)|safety|usage polic|moderation", re.IGNORECASE
+)
+RETIRED = re.compile(r"deprecat|retired|shut ?down|no longer (available|supported)|has ended|sunset", re.IGNORECASE)
+QUOTA = re.compile(r"insufficient[_ ]?(quota|funds|balance|credit)|billing|spending limit|credit limit", re.IGNORECASE)
+
+
+Rule: TypeAlias = "Callable[[Any], str | None]"  # None for a value that will do, else what was expected
+
+
+class Wishes:
+    """Collects what a place cannot do of what a job asks: problems, or `ignored` where the user allowed it."""
+
+    def __init__(self, job: PreferenceJob) -> None:
+        self._allowed = frozenset(job.allow_ignored)
+        self.problems: list[Problem] = []
+        self.ignored: list[str] = []
+
+    def refuse(self, field: str, code: str, message: str, hint: str | None = None) -> None:
+        """Add a problem that stands whatever the user allows."""
+        self.problems.append(Problem(field, code, message, hint))
+
+    def unmet(self, field: str, message: str, hint: str | None = None) -> bool:
+        """Add a wish that has no effect here, and return whether the user allowed to go on without it."""
+        if field in self._allowed:
+            self.ignored.append(field)
+            return True
+        self.refuse(field, "not_honoured", message, hint or f'allow_ignored = ["{field}"] goes on without it')
+        return False
+
+    def options(
+        self, provider: str, given: Mapping[str, Any], known: Mapping[str, Callable[[Any], str | None]]
+    ) -> None:
+        """Check `[options.PROVIDER]`: each name against the known ones, each value by its own rule."""
+        for name, value in given.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                self.refuse(f"options.{provider}.{name}", "unknown_field", "no such option", hint)
+            elif (wrong := known[name](value)) is not None:
+                self.refuse(f"options.{provider}.{name}", "wrong_value", f"is {value!r:.100}, expected {wrong}")
+
+
+def number(
+    above: float | None = None, *, least: float | None = None, whole: bool = False
+) -> Callable[[Any], str | None]:
+    """Return the rule of a number option: None for a value that will do, else what was expected."""
+    kind = "a whole number" if whole else "a number"
+    bound = f" above {above:g}" if above is not None else f" of at least {least:g}" if least is not None else ""
+
+    def rule(value: Any) -> str | None:
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+            return kind + bound
+        low = (above is not None and value <= above) or (least is not None and value < least)
+        return kind + bound if low else None
+
+    return rule
+
+
+def text(most: int | None = None, pattern: str | None = None) -> Rule:
+    """Return the rule of a text option."""
+
+    def rule(value: Any) -> str | None:
+        if not isinstance(value, str) or not value or (most is not None and len(value) > most):
+            return f"a text of 1 to {most} characters" if most else "a text"
+        return f"letters as in {pattern}" if pattern is not None and not re.fullmatch(pattern, value) else None
+
+    return rule
+
+
+def truth(value: Any) -> str | None:
+    """Say what was expected where a value is neither true nor false."""
+    return None if isinstance(value, bool) else "true or false"
+
+
+def origin(url: str) -> str:
+    """Return scheme, host and port of an address, without a user or password in it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether an address is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in LOOPBACK or host.startswith("127.") or host.endswith(".localhost")
+
+
+def filled(body: Any, values: Mapping[str, str]) -> Any:
+    """Return a body with its placeholders filled; raises `JobInvalid` naming one that nobody knows."""
+    if isinstance(body, Mapping):
+        return {name: filled(value, values) for name, value in body.items()}
+    if isinstance(body, (list, tuple)):
+        return [filled(value, values) for value in body]
+    if not isinstance(body, str) or not (found := PLACEHOLDER.fullmatch(body)):
+        return body
+    if found[1] not in values:
+        raise JobInvalid(f"{body} is not known", hint="submit the job again, so that its files are sent first")
+    return values[found[1]]
+
+
+def canonical_metrics(given: Mapping[str, Any], names: Mapping[str, str], skip: Iterable[str] = ()) -> dict[str, Any]:
+    """Return numbers under canonical names, others under `provider/`; what is no finite number is None."""
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in skip or not isinstance(value, (int, float, str)) or isinstance(value, bool):
+            continue
+        try:
+            found = float(value)
+        except ValueError:
+            continue
+        ours = names.get(name) or (name if name in CANONICAL else f"provider/{name}")
+        made[ours] = found if math.isfinite(found) else None
+    return made
+
+
+def tokens_of(characters: int) -> int:
+    """Return a guess at tokens: four characters each."""
+    return math.ceil(characters / CHARACTERS_A_TOKEN)
+
+
+class Answer(NamedTuple):
+    """What a service answered where it did not do what it was asked; `status` is 0 where nothing was answered."""
+
+    status: int
+    message: str
+    code: str | None = None
+    wait: float | None = None
+    said: str = ""
+
+
+def answer_of(status: int, body: Any, headers: Mapping[str, str], secrets: Iterable[str | None] = ()) -> Answer:
+    """Return an error answer in the shape that OpenAI, Azure and Together share, with no credential left in it."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    if isinstance(error, Mapping):
+        message, code = str(error.get("message") or error.get("code") or ""), error.get("code") or error.get("type")
+    else:
+        message, code = str(error or ""), None
+    for secret in secrets:
+        message = message.replace(secret, "***") if secret else message
+    wait = retry_after(headers.get("retry-after"), time.time())
+    return Answer(status, message[:1000] or f"HTTP {status}", str(code) if code else None, wait)
+
+
+class Advice(NamedTuple):
+    """What a place tells its users to do where it says no."""
+
+    provider: str
+    credentials: str
+    not_eligible: str
+    retired: str
+    safety: str
+    invalid: str = "change the job as the provider says; `anydpo check` shows what is sent"
+
+
+def refusal(answer: Answer, advice: Advice, *, creating: bool = False) -> AnyDPOError:
+    """Return the error of an answer, typed by what the caller may do next.
+
+    `creating` is a request that may have made a paid job: there, no clear answer is `OutcomeUnknown`.
+    """
+    name, said = advice.provider, f"{answer.message}" + (f" (HTTP {answer.status})" if answer.status else "")
+    words = f"{answer.code or ''} {answer.message}"
+    if answer.status in (0, 408) or answer.status >= 500 or answer.status < 400:
+        if creating:
+            return OutcomeUnknown(f"no clear answer to the create: {said}", provider=name, retry_after=answer.wait)
+        return Unavailable(said, provider=name, hint="try again later", retry_after=answer.wait)
+    if answer.status == 401:
+        return AuthFailed("the credentials were refused (HTTP 401)", provider=name, hint=advice.credentials)
+    if answer.status == 402 or (answer.status == 429 and QUOTA.search(words)):
+        return QuotaExceeded(said, provider=name, hint="raise the limit or add credit in the account, or fail over")
+    if answer.status == 429:
+        kind: type[AnyDPOError] = CapacityUnavailable if creating else Unavailable
+        return kind(said, provider=name, hint="try again later", retry_after=answer.wait)
+    if answer.status == 403:
+        return NotEligible(said, provider=name, hint=advice.not_eligible)
+    if SAFETY.search(words):
+        return SafetyRefused(said, provider=name, hint=advice.safety)
+    if answer.status in (400, 404, 410, 422) and RETIRED.search(words):
+        return ModelRetired(said, provider=name, hint=advice.retired)
+    if answer.status in (400, 422):
+        return JobInvalid(said, provider=name, hint=advice.invalid)
+    return ProviderRefused(said, provider=name)
