@@ -244,13 +244,14 @@ class Dispatch:
                 self._give_up(attempt)
         elif can.finds_by_key:
             found = self._reads(lambda: place.find(attempt.key))  # a lost home, a fresh machine
-        sent = found is None
-        if found is None:
-            staged = self._stage(attempt, place)
-            self.journal.step(attempt.id, "submitting", self.clock.now())
-            found = self._create(attempt, place, staged)
-        self._answered(attempt, found)
-        return sent
+        if found is not None:
+            self._answered(attempt, found)
+            self._wake(self.journal.attempt(attempt.id))  # whoever made it may have died before it ran
+            return False
+        staged = self._stage(attempt, place)
+        self.journal.step(attempt.id, "submitting", self.clock.now())
+        self._answered(attempt, self._create(attempt, place, staged))
+        return True
 
     def _stage(self, attempt: AttemptRow, place: Provider) -> tuple[Staged, ...]:
         """Bring the files to the provider, wait until it has accepted them, and record what they are called there."""
