@@ -54,7 +54,7 @@ def test_two_stages_are_two_jobs_and_one_run(at: Dispatch, service: Service) -> 
         ("dpo", second["id"]),
     ]
     assert result.model.tuned == f"tuned:{second['id']}"
-    assert service.requests("stage") == 1
+    assert service.requests("stage") == 2  # pairs and chats, each once for both stages
 
 
 def test_a_failed_first_stage_ends_the_run(at: Dispatch, service: Service) -> None:
