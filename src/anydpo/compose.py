@@ -100,15 +100,15 @@ def _different(asked: Mapping[str, Any], ran: Mapping[str, Any], prefix: str = "
 
 
 def _stages(attempts: list[AttemptRow], outcome: Outcome) -> tuple[Stage, ...]:
-    """Return the jobs of the latest try, one a stage where the provider was given several."""
+    """Return the latest job of each stage, where the provider is given several."""
     if not attempts or len(Plan(**attempts[-1].plan).stages) == 1:
         return outcome.stages
+    latest = {each.stage: each for each in attempts}  # a stage that was refused is tried again without those before it
     made = []
-    for each in attempts:
-        if each.number == attempts[-1].number:
-            own: dict[str, Any] = each.result or {}
-            cost = outcome.cost if each is attempts[-1] else own.get("cost")
-            made.append(Stage(stage=each.stage, provider_job_id=each.provider_job_id, state=each.state, cost=cost))
+    for each in latest.values():
+        own: dict[str, Any] = each.result or {}
+        cost = outcome.cost if each is attempts[-1] else own.get("cost")
+        made.append(Stage(stage=each.stage, provider_job_id=each.provider_job_id, state=each.state, cost=cost))
     return tuple(made)
 
 

@@ -62,8 +62,11 @@ class Dispatch:
             attempts = self.journal.attempts(run)
             last = attempts[-1] if attempts else None
             created = False
-            if last is None or self._wants_another(last, again=again, resubmit=resubmit, adopt=adopt):
-                last = self._new_attempt(prepared, 1 + (last.number if last else 0))
+            if last is None:
+                last = self._new_attempt(prepared, 1)
+            elif self._wants_another(last, again=again, resubmit=resubmit, adopt=adopt):
+                later = last.phase == "refused" and last.stage != last.plan["stages"][0]
+                last = self._same_stage(last) if later else self._new_attempt(prepared, last.number + 1)
             if adopt is not None and last.phase != "submitted":
                 self._adopt(last, adopt)
             elif last.phase != "submitted":
@@ -191,6 +194,12 @@ class Dispatch:
         files = write_files(prepared, self.journal.home)
         return self._record(prepared.run_id, number, prepared.fingerprint, plan, files, [])
 
+    def _same_stage(self, refused: AttemptRow) -> AttemptRow:
+        """Record a new try of a stage that was refused; the stages before it are done and paid for."""
+        files = [DataFile(**file) for file in refused.files]
+        job = self.journal.run(refused.run).fingerprint
+        return self._record(refused.run, refused.number + 1, job, Plan(**refused.plan), files, refused.staged)
+
     def _begin_stage(self, done: AttemptRow) -> AttemptRow:
         """Record the next stage of a try whose last one has succeeded; it starts from what that one left."""
         left = (Outcome(**done.result).model.tuned if done.result else None) or done.provider_job_id
@@ -203,9 +212,9 @@ class Dispatch:
     def _record(
         self, run: str, number: int, job: str, plan: Plan, files: list[DataFile], staged: list[dict[str, Any]]
     ) -> AttemptRow:
-        tries = {each.number for each in self.journal.attempts(run) if each.phase != "refused"} - {number}
+        known = [each for each in self.journal.attempts(run) if each.stage == plan.stage and each.phase != "refused"]
         name, _ = split_place(plan.place)
-        key = attempt_key(job, name, plan.target, plan.stage, 1 + len(tries))
+        key = attempt_key(job, name, plan.target, plan.stage, 1 + len(known))
         for other in self.journal.holding(key):
             if other.run.startswith(FOUND):
                 self.journal.forget(other.run)
@@ -235,13 +244,14 @@ class Dispatch:
                 self._give_up(attempt)
         elif can.finds_by_key:
             found = self._reads(lambda: place.find(attempt.key))  # a lost home, a fresh machine
-        sent = found is None
-        if found is None:
-            staged = self._stage(attempt, place)
-            self.journal.step(attempt.id, "submitting", self.clock.now())
-            found = self._create(attempt, place, staged)
-        self._answered(attempt, found)
-        return sent
+        if found is not None:
+            self._answered(attempt, found)
+            self._wake(self.journal.attempt(attempt.id))  # whoever made it may have died before it ran
+            return False
+        staged = self._stage(attempt, place)
+        self.journal.step(attempt.id, "submitting", self.clock.now())
+        self._answered(attempt, self._create(attempt, place, staged))
+        return True
 
     def _stage(self, attempt: AttemptRow, place: Provider) -> tuple[Staged, ...]:
         """Bring the files to the provider, wait until it has accepted them, and record what they are called there."""

@@ -187,6 +187,9 @@ class DataSource(Frozen):
 
     path: str | tuple[str, ...]
     format: str | None = None
+    mapping: str | dict[str, Any] | None = Field(default=None, description="a TOML file or a table: what columns mean")
+    policy: dict[str, Any] | None = Field(default=None, description="how rankings and votes become pairs")
+    split: str | None = Field(default=None, description="of a hub data set; default: train")
     on_bad: Literal["skip", "raise"] = "skip"
     weight: float = Field(default=1.0, gt=0, description="multiplies the weight of every pair")
     max_pairs: int | None = Field(default=None, ge=1, description="use the first so many")
@@ -327,7 +330,8 @@ def with_paths_from(folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [place(item) for item in value]
         if isinstance(value, dict) and "path" in value:
-            return {**value, "path": place(value["path"])}
+            named = {key: place(value[key]) for key in ("path", "mapping") if isinstance(value.get(key), (str, list))}
+            return {**value, **named}
         return value
 
     made = dict(fields)
@@ -398,7 +402,7 @@ def _of_one_field(problems: list[Problem]) -> list[Problem]:
 
 
 def _field_names(kind: type[BaseModel]) -> set[str]:
-    return {*kind.model_fields, *IN_METHOD, *IN_ADAPTER, "path", "format", "on_bad", "weight", "max_pairs"}
+    return {*kind.model_fields, *IN_METHOD, *IN_ADAPTER, "path", *DataSource.model_fields}
 
 
 def _nearest_of(kind: type[BaseModel], name: str) -> str | None:

@@ -65,7 +65,7 @@ class Journal:
             home.mkdir(parents=True, exist_ok=True, mode=0o700)
             with held(home / "journal.lock"):
                 self._db = self._open()
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeError) as exc:
             raise self._broken(exc) from exc
         except OSError as exc:
             raise JournalError(

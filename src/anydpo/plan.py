@@ -71,6 +71,7 @@ def prepare(job: PreferenceJob, place: str) -> Prepared:
     plan = chosen.plan(job, summarise(train, validation), route)
     _, route = split_place(plan.place)
     problems, ignored = _not_honoured(job, chosen.capabilities[route or ""], train)
+    problems += [problem for pairs in (train, validation) if pairs is not None for problem in _unwritable(pairs, plan)]
     plan = plan.model_copy(update={"problems": (*plan.problems, *problems), "ignored": (*plan.ignored, *ignored)})
     return Prepared(job, chosen, plan, train, validation, _contents(job))
 
@@ -117,6 +118,16 @@ def _not_honoured(job: PreferenceJob, can: Capabilities, data: PreferenceDataset
         if field not in allowed
     ]
     return problems, [field for field in asked if field in allowed]
+
+
+def _unwritable(pairs: PreferenceDataset, plan: Plan) -> list[Problem]:
+    """Return a problem for all pairs that the place would refuse, with their lines, before anything is sent."""
+    from anydpo.data.write import refused_by
+
+    hint = "leave these rows out: `anydpo lint --fix OUT`"
+    return [
+        Problem("data", "refused_pairs", f"{plan.place}: {found}", hint) for found in refused_by(pairs, plan.format)
+    ]
 
 
 def _contents(job: PreferenceJob) -> dict[str, str]:

@@ -110,7 +110,7 @@ def test_json_is_one_document_and_talk_goes_to_stderr(anydpo: Run, job: Path) ->
     assert {line["kind"] for line in lines} == {"log", "metrics", "state"}
     assert [line["step"] for line in lines if line["kind"] == "metrics"][:2] == [1, 2]
     listed = document(anydpo("list", "--json"))["runs"]
-    assert [row["id"] for row in listed] == [found["run"]]
+    assert [row["run"] for row in listed] == [found["run"]]
     sampled = document(anydpo("sample", found["run"], "--prompt", "Hi", "--max-tokens", "3", "--json"))
     assert sampled["runs"][0]["samples"][0].keys() == {"prompt", "base", "tuned"}
     places = document(anydpo("providers", "--json"))["providers"]
@@ -128,6 +128,7 @@ def test_a_place_that_is_not_installed(anydpo: Run, job: Path) -> None:
         "provider": None,
         "retryable": False,
         "failover": False,
+        "problems": [],
     }
     assert "did you mean 'local'?" in err
 
@@ -311,7 +312,7 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(anydpo: Run, job:
     rest = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130
     assert "goes on without this terminal" in rest
-    run = re.search(r"anydpo logs (\w+) -f", rest)
+    run = re.search(r"anydpo watch (\w+)", rest)
     assert run is not None
     assert document(anydpo("show", run[1], "--json"))["state"] in ("queued", "running")
     assert anydpo("cancel", run[1])[0] == 0

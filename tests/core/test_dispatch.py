@@ -12,7 +12,7 @@ import anydpo
 from anydpo import aio
 from anydpo.clock import Reads, retry_after
 from anydpo.dispatch import Dispatch
-from anydpo.errors import CapExceeded, DataInvalid, RunFailed, Unavailable
+from anydpo.errors import CapExceeded, DataInvalid, QuotaExceeded, RunFailed, Unavailable
 from anydpo.journal import Journal
 from anydpo.plan import prepare
 from anydpo.registry import using
@@ -54,7 +54,7 @@ def test_two_stages_are_two_jobs_and_one_run(at: Dispatch, service: Service) -> 
         ("dpo", second["id"]),
     ]
     assert result.model.tuned == f"tuned:{second['id']}"
-    assert service.requests("stage") == 1
+    assert service.requests("stage") == 2  # pairs and chats, each once for both stages
 
 
 def test_a_failed_first_stage_ends_the_run(at: Dispatch, service: Service) -> None:
@@ -65,6 +65,26 @@ def test_a_failed_first_stage_ends_the_run(at: Dispatch, service: Service) -> No
     assert len(service.jobs()) == 1
     with pytest.raises(RunFailed, match="again"):
         at.submit(prepare(memory_job(sft={"data": "chosen"}), "memory"))
+
+
+def test_a_refused_second_stage_is_tried_again_without_the_first(at: Dispatch, service: Service) -> None:
+    job = prepare(memory_job(sft={"data": "chosen"}), "memory")
+    sent = at.submit(job)
+    service.end(service.jobs()[0]["id"], State.SUCCEEDED)
+    service.script("create", "quota")
+    with pytest.raises(QuotaExceeded):
+        list(at.watch(sent.run))
+    assert at.result(sent.run).state is State.FAILED
+    assert at.submit(job).created
+    list(at.watch(sent.run))
+    first, second = service.jobs()
+    assert second["body"]["model"] == f"tuned:{first['id']}"
+    result = at.result(sent.run)
+    assert [(stage.stage, stage.state) for stage in result.stages] == [
+        ("sft", State.SUCCEEDED),
+        ("dpo", State.SUCCEEDED),
+    ]
+    assert [attempt.error.code if attempt.error else None for attempt in result.attempts] == ["quota_exceeded", None]
 
 
 def test_cancelled_between_two_stages(at: Dispatch, service: Service) -> None:

@@ -54,6 +54,8 @@ SUBMIT = ("submit", "job.toml", "-p", "memory", "--json")
 def test_0_a_day_without_trouble(shell: Shell) -> None:
     """Every command that needs no training, with its document."""
     document("lint", shell("lint", "prefs.jsonl", "--json").stdout)
+    votes = ROOT / "tests" / "formats" / "pandalm.json"
+    document("agreement", shell("agreement", votes, "--json").stdout)
     document("convert", shell("convert", "prefs.jsonl", "--to", "openai", "-o", "o.jsonl", "--json").stdout)
     document("init", shell("init", "new", "--json").stdout)
     document("check", shell("check", "job.toml", "-p", "memory", "--json").stdout)

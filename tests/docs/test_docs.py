@@ -77,6 +77,26 @@ def test_one_job_is_rehearsed_on_three_clouds(tmp_path: Path, full: bool) -> Non
     assert done.stdout.count("train/loss") == 3
 
 
+def test_the_vendors_delivery_becomes_pairs(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "vendor_csv.py"), "--folder", str(tmp_path)]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "there is no default" in done.stdout
+    assert "12 test_question" in done.stdout
+
+
+WITH_THEIR_OWN_TEST = ("support_tone.py", "vendor_csv.py", "rehearse_clouds.py")
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name not in WITH_THEIR_OWN_TEST)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.name for path in EXAMPLES])
+def test_every_example_runs(example: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
 def test_readme_names_every_installed_place() -> None:
     from anydpo import providers
 
@@ -85,3 +105,14 @@ def test_readme_names_every_installed_place() -> None:
     from anydpo_trainer.config import LOSSES
 
     assert f"all {len(LOSSES)} |" in text
+
+
+def test_the_example_accepts_the_sound_delivery_and_refuses_the_turned_one(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "accept_delivery.py"), "--folder", str(tmp_path / "delivery")]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "sound: 80 pairs; krippendorff>=0.6" in done.stdout
+    assert "met; accepted" in done.stdout
+    assert "met; REFUSED" in done.stdout
+    assert "contradicts the annotator's own scores in 240 of 240" in done.stdout
+    assert (tmp_path / "delivery" / "turned.redo.csv").read_text("utf-8").count("contradicts_scores") == 240

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import data, health, jobs, runs, sandbox, sending
+from anydpo.cli import agreement, data, health, jobs, runs, sandbox, sending
 
 app = typer.Typer(
     name="anydpo",
@@ -37,6 +37,7 @@ def _options(
 jobs.register(app)
 data.register(app)
 sending.register(app)
+agreement.register(app)
 runs.register(app)
 health.register(app)
 sandbox.register(app)

@@ -90,6 +90,22 @@ class Linted(Open):
     providers: dict[str, dict[str, Any]]
 
 
+class Agreed(Open):
+    """`agreement`: a figure that is undefined is null; under `dimensions` the same for each rubric dimension."""
+
+    items: int
+    raters: int
+    raw: float | None
+    cohen: dict[str, float | None]
+    fleiss: float | None
+    krippendorff: dict[str, float | None]
+    bradley_terry: dict[str, Any] | None
+    dimensions: dict[str, Any]
+    format: str
+    skipped: dict[str, int]
+    requirements: tuple[dict[str, Any], ...]
+
+
 class WrittenFile(Part):
     """A file that was written."""
 
@@ -97,6 +113,7 @@ class WrittenFile(Part):
     pairs: int
     bytes: int
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 class Converted(Document):
@@ -256,6 +273,13 @@ class Diagnosed(Document):
     rebuilt: dict[str, Any] | None = None
 
 
+class Rehearsal(Document):
+    """`sandbox` without a command: the variables to export, and where each provider is served."""
+
+    env: dict[str, str]
+    origins: dict[str, str]
+
+
 class WrittenProvider(Document):
     """`provider new`."""
 
@@ -266,6 +290,7 @@ DOCUMENTS: dict[str, type[Part]] = {
     "error": Failure,
     "init": Initialised,
     "lint": Linted,
+    "agreement": Agreed,
     "convert": Converted,
     "check": Checked,
     "quote": Quoted,
@@ -279,5 +304,6 @@ DOCUMENTS: dict[str, type[Part]] = {
     "sample": Sampled,
     "providers": Places,
     "doctor": Diagnosed,
+    "sandbox": Rehearsal,
     "provider-new": WrittenProvider,
 }

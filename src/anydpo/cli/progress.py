@@ -33,7 +33,8 @@ def follow_in_lines(run: Run, name: str = "") -> None:
             output.say(f"{name}{event.state}")
         elif event.kind == "metrics" and (now - last >= QUIET_SECONDS or event.step == event.total_steps):
             last = now
-            output.say(f"{name}{_sentence(event)}")
+            if said := _sentence(event):
+                output.say(f"{name}{said}")
 
 
 def _bar(run: Run) -> None:
@@ -79,5 +80,6 @@ def _numbers(event: Event) -> str:
 def _sentence(event: Event) -> str:
     if event.total_steps is None:
         names = ("eval/loss", "eval/rewards/accuracies", "eval/rewards/margins")
-        return "held out  " + "  ".join(f"{n} {event.metrics[n]:.4g}" for n in names if n in event.metrics)
+        shown = "  ".join(f"{n} {event.metrics[n]:.4g}" for n in names if event.metrics.get(n) is not None)
+        return f"held out  {shown}" if shown else ""
     return f"{_stage(event)} step {event.step}/{event.total_steps}  {_numbers(event)}"

@@ -44,7 +44,9 @@ def sandbox(
         if command:
             raise typer.Exit(run(command, box.env, box.clears))
         if as_json:
-            output.emit({"env": box.env, "origins": box.origins})
+            from anydpo.cli.documents import Rehearsal
+
+            output.emit(Rehearsal(env=box.env, origins=box.origins))
         else:
             for name, value in box.env.items():
                 output.out(f"export {name}={shlex.quote(value)}")

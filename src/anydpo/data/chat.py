@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from anydpo.data.dialect import BadRow, messages, need, tools
+from anydpo.data.dialect import BadRow
+from anydpo.data.shape import messages, need, tools
 from anydpo.data.source import expand, read_rows
 from anydpo.errors import DataInvalid
 

@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import html
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from anydpo.data.pair import PreferencePair, images_in, in_validation, text_of
+from anydpo.data.pair import PreferencePair, text_of
+from anydpo.data.scan import (
+    KEPT,
+    Block,
+    Decided,
+    Outcome,
+    Scan,
+    Side,
+    Skipped,
+    Step,
+    Weighted,
+    blocks,
+    canonical_line,
+    changed,
+    pairs_in,
+)
 
 if TYPE_CHECKING:
+    from anydpo.data.agreement import AgreementReport, By
+    from anydpo.data.judgment import Choice, Judgment
     from anydpo.data.lint import LintReport
     from anydpo.data.write import Written
 
-KEPT = 1000  # skipped rows remembered one by one; all are counted
+__all__ = ["KEPT", "Decided", "Outcome", "PreferenceDataset", "Scan", "Skipped"]
 
-
-class Skipped(NamedTuple):
-    """A row that is not a pair, and why: `reason` is a fixed word, `detail` is for people."""
-
-    file: str
-    line: int
-    reason: str
-    detail: str
-
-
-Outcome: TypeAlias = "PreferencePair | Skipped"
-
-
-@dataclass
-class Scan:
-    """What one pass over the rows found."""
-
-    pairs: int = 0
-    skipped: Counter[str] = field(default_factory=Counter[str])
-    skipped_rows: list[Skipped] = field(default_factory=list[Skipped])
-    features: Counter[str] = field(default_factory=Counter[str])
-    characters: Counter[str] = field(default_factory=Counter[str])
-    chosen_longer: int = 0
-    fingerprint: str = ""
+Blocks: TypeAlias = "Callable[[str | None, tuple[Step, ...]], Iterator[Block]]"
 
 
 class PreferenceDataset:
@@ -55,13 +47,21 @@ class PreferenceDataset:
         *,
         format: str,  # noqa: A002
         files: tuple[str, ...] = (),
+        judgments: Callable[[], Iterator[Judgment]] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         self._outcomes = outcomes
+        self._judgments = judgments
+        self._blocks = blocks
         self.format = format
         self.files = files
 
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield every pair and every skipped row, in the order of the source."""
+        return self._outcomes()
+
     def __iter__(self) -> Iterator[PreferencePair]:
-        return (item for item in self._outcomes() if isinstance(item, PreferencePair))
+        return pairs_in(self._outcomes())
 
     def __len__(self) -> int:
         return self.scan.pairs
@@ -74,8 +74,24 @@ class PreferenceDataset:
 
     @property
     def rows(self) -> int:
-        """Rows read: the pairs and the skipped ones."""
-        return self.scan.pairs + sum(self.scan.skipped.values())
+        """Rows read: those that stand in pairs, and the skipped ones.
+
+        One row may make several pairs (a ranking) and several rows one pair (an item that many annotators judged, a
+        prompt whose answers have rows of their own); a row whose vote or rating was counted stands in the pair.
+        """
+        return self.scan.used + sum(self.scan.skipped.values())
+
+    def account(self) -> str:
+        """Say what became of every row: `6 rows = 5 in 2 pairs, 1 tie`."""
+        scan = self.scan
+        paired = f"{scan.pairs:,} pairs" if scan.used == scan.pairs else f"{scan.used:,} in {scan.pairs:,} pairs"
+        skipped = "".join(f", {count:,} {reason}" for reason, count in scan.skipped.items())
+        return f"{self.rows:,} rows = {paired}{skipped}"
+
+    @property
+    def judgments(self) -> Iterator[Judgment]:
+        """Every judgement read, ties, test questions and rows that made no pair included; read anew each time."""
+        return self._judgments() if self._judgments is not None else iter(())
 
     @property
     def fingerprint(self) -> str:
@@ -96,49 +112,55 @@ class PreferenceDataset:
     def scan(self) -> Scan:
         """What one pass found; made when first asked for."""
         scan, digest = Scan(), hashlib.sha256()
-        for item in self._outcomes():
-            if isinstance(item, Skipped):
-                scan.skipped[item.reason] += 1
-                if len(scan.skipped_rows) < KEPT:
-                    scan.skipped_rows.append(item)
-                continue
-            scan.pairs += 1
-            digest.update(item.canonical())
-            digest.update(b"\n")
-            _measure(item, scan)
+        for block in self.blocks():
+            scan.add(block.scan)
+            digest.update(block.data)
         scan.fingerprint = f"sha256:{digest.hexdigest()}"
         return scan
 
-    def lint(self, providers: Iterable[str] = ()) -> LintReport:
-        """Return what is wrong or worth knowing, row by row."""
+    def blocks(self, writer: str | None = None) -> Iterator[Block]:
+        """Yield the pairs as bytes, in the dialect of a writer or as canonical lines, with what their rows showed.
+
+        A large file is read by several processes; what comes out is the same.
+        """
+        if self._blocks is not None:
+            return self._blocks(writer, ())
+        return blocks(self._outcomes(), encoder(writer))
+
+    def lint(
+        self,
+        providers: Iterable[str] = (),
+        *,
+        model: str | None = None,
+        max_length: int | None = None,
+        against: PreferenceDataset | None = None,
+        basic: bool = False,
+    ) -> LintReport:
+        """Return what is wrong or worth knowing, row by row; `against` are data whose prompts must not stand here."""
         from anydpo.data.lint import lint
 
-        return lint(self, tuple(providers))
+        return lint(self, tuple(providers), model=model, max_length=max_length, against=against, basic=basic)
+
+    def agreement(self, by: Sequence[By] = (), gold: Mapping[str, Choice] | None = None) -> AgreementReport:
+        """Return how far the annotators agree; `by` adds batch or model, `gold` maps items to their known answers."""
+        from anydpo.data.agreement import agreement
+
+        return agreement(self.judgments, files=self.files, by=by, gold=gold)
 
     def split(self, validation: float, seed: int = 0) -> tuple[PreferenceDataset, PreferenceDataset]:
         """Return (train, validation); all pairs of one prompt fall on the same side, whatever their order."""
         if not 0 < validation < 1:
             raise ValueError(f"validation is {validation}, expected a share between 0 and 1")
 
-        def side(held_out: bool) -> PreferenceDataset:
-            return self._map(
-                lambda pair: pair if in_validation(pair.prompt, validation, seed) is held_out else None,
-                keep_skipped=not held_out,
-            )
-
-        return side(False), side(True)
+        return self._map(Side(validation, seed, held_out=False)), self._map(Side(validation, seed, held_out=True))
 
     def take(self, count: int) -> PreferenceDataset:
         """Return the first `count` pairs."""
-
-        def first() -> Iterator[Outcome]:
-            return islice((item for item in self._outcomes() if isinstance(item, PreferencePair)), count)
-
-        return PreferenceDataset(first, format=self.format, files=self.files)
+        return PreferenceDataset(lambda: islice(iter(self), count), format=self.format, files=self.files)
 
     def weighted(self, weight: float) -> PreferenceDataset:
         """Return the pairs with their weights multiplied."""
-        return self._map(lambda pair: replace(pair, weight=pair.weight * weight))
+        return self._map(Weighted(weight))
 
     @classmethod
     def chain(cls, parts: Iterable[PreferenceDataset]) -> PreferenceDataset:
@@ -150,10 +172,23 @@ class PreferenceDataset:
             for part in parts:
                 yield from part._outcomes()
 
+        def judgments() -> Iterator[Judgment]:
+            for part in parts:
+                yield from part.judgments
+
+        def in_blocks(writer: str | None, steps: tuple[Step, ...]) -> Iterator[Block]:
+            for part in parts:
+                if part._blocks is not None:
+                    yield from part._blocks(writer, steps)
+                else:
+                    yield from blocks(changed(part._outcomes(), steps), encoder(writer))
+
         return cls(
             outcomes,
             format=names[0] if len(names) == 1 else "+".join(names),
             files=tuple(name for part in parts for name in part.files),
+            judgments=judgments,
+            blocks=in_blocks,
         )
 
     def write(self, path: str | Path, format: str) -> Written:  # noqa: A002
@@ -162,18 +197,21 @@ class PreferenceDataset:
 
         return write(self, Path(path), format)
 
-    def _map(
-        self, change: Callable[[PreferencePair], PreferencePair | None], *, keep_skipped: bool = True
-    ) -> PreferenceDataset:
-        def outcomes() -> Iterator[Outcome]:
-            for item in self._outcomes():
-                if isinstance(item, Skipped):
-                    if keep_skipped:
-                        yield item
-                elif (changed := change(item)) is not None:
-                    yield changed
+    def _map(self, step: Step) -> PreferenceDataset:
+        before = self._blocks
 
-        return PreferenceDataset(outcomes, format=self.format, files=self.files)
+        def in_blocks(writer: str | None, steps: tuple[Step, ...]) -> Iterator[Block]:
+            if before is not None:
+                return before(writer, (step, *steps))
+            return blocks(changed(self._outcomes(), (step, *steps)), encoder(writer))
+
+        return PreferenceDataset(
+            lambda: changed(self._outcomes(), (step,)),
+            format=self.format,
+            files=self.files,
+            judgments=self._judgments,
+            blocks=in_blocks,
+        )
 
     def _repr_html_(self) -> str:
         def cell(text: str, limit: int = 200) -> str:
@@ -192,32 +230,11 @@ class PreferenceDataset:
         )
 
 
-def _measure(pair: PreferencePair, scan: Scan) -> None:
-    features, prompt = scan.features, pair.prompt
-    if len(prompt) != 1 or prompt[0]["role"] != "user":
-        turns = [message["role"] for message in prompt if message["role"] not in ("system", "developer")]
-        features["system"] += len(turns) < len(prompt)
-        features["multi_turn"] += turns != ["user"]
-    if len(pair.chosen) > 1 or len(pair.rejected) > 1:
-        features["many_messages"] += 1
-    if pair.tools or any("tool_calls" in m for m in (*prompt, *pair.chosen, *pair.rejected)):
-        features["tools"] += 1
-    if any(isinstance(m["content"], list) for m in prompt) and any(images_in(prompt)):
-        features["images"] += 1
-    if pair.weight != 1.0:
-        features["weight"] += 1
-    if pair.margin is not None:
-        features["margin"] += 1
-    if len(pair.meta) > 1:
-        features["meta"] += 1
-    chosen, rejected = _length(pair.chosen), _length(pair.rejected)
-    scan.characters["prompt"] += _length(prompt)
-    scan.characters["chosen"] += chosen
-    scan.characters["rejected"] += rejected
-    scan.chosen_longer += chosen > rejected
+def encoder(writer: str | None) -> Callable[[PreferencePair], bytes]:
+    """Return how a pair becomes a line: in the dialect of a writer, or canonical."""
+    if writer is None:
+        return canonical_line
+    from anydpo.data.write import json_line, writer_of
 
-
-def _length(messages: tuple[dict[str, object], ...]) -> int:
-    if len(messages) == 1 and isinstance(content := messages[0]["content"], str):
-        return len(content)
-    return sum(len(text_of(message)) for message in messages)
+    row = writer_of(writer).row
+    return lambda pair: json_line(row(pair))

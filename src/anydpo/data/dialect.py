@@ -1,26 +1,29 @@
-"""What a dialect is, the table of them, and the checks every reader shares.
+"""What a dialect is, the table of them, and how one is told by its rows.
 
-A reader is one function from a row to a pair. It registers itself under the name users see, with a signature
-(which keys, of which types) that detection tries in order, most specific first. A writer is the way back.
+A reader is one function from a row to a pair, or, where pairs have yet to be made of judgements, from a row to an
+item on which a policy decides. It registers itself under the name users see, with a signature (which keys, of which
+types) that detection tries in order, most specific first. A writer is the way back.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from anydpo.data.pair import Message, Messages, PreferencePair, text_of
+from anydpo.data.pair import PreferencePair
+
+if TYPE_CHECKING:
+    from anydpo.data.item import Item
+    from anydpo.data.policy import Decision, Options, Policy
 
 Fields: TypeAlias = Mapping[str, Any]
 Reader: TypeAlias = Callable[[Fields, dict[str, Any]], PreferencePair]
+ItemReader: TypeAlias = "Callable[[Fields, Options], Item]"
+Decider: TypeAlias = "Callable[[Item, Policy], Decision]"
 
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "weight")
-PLAIN = frozenset({"role", "content"})
+GENERIC = 85  # signatures of this rank and above say too little to call a row one of theirs
 
 
 class BadRow(Exception):
@@ -33,14 +36,21 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way in which people write preference rows."""
+    """One way in which people write preference rows.
+
+    A row is a pair (`read`), or holds judgements of an item (`item`), of which a policy makes pairs; `grouped` says
+    that rows whose items have the same key are one item, wherever they stand.
+    """
 
     name: str
     about: str
     keys: tuple[str, ...]
     fits: Callable[[Fields], bool]
-    read: Reader
     rank: int
+    read: Reader | None = None
+    item: ItemReader | None = None
+    grouped: bool = False
+    decide: Decider | None = None
     variant: Callable[[Sequence[Fields]], str | None] | None = None
 
 
@@ -71,8 +81,29 @@ def reader(
     """Register a reader. `rank` orders signatures: the lowest, most specific one is tried first."""
 
     def register(read: Reader) -> Reader:
-        DIALECTS[name] = Dialect(name, about, tuple(keys.split()), fits, read, rank, variant)
+        DIALECTS[name] = Dialect(name, about, tuple(keys.split()), fits, rank, read=read, variant=variant)
         return read
+
+    return register
+
+
+def judged(
+    name: str,
+    about: str,
+    *,
+    keys: str,
+    rank: int,
+    fits: Callable[[Fields], bool],
+    grouped: bool = False,
+    decide: Decider | None = None,
+) -> Callable[[ItemReader], ItemReader]:
+    """Register a reader of judgements; `decide` replaces the policies all dialects share."""
+
+    def register(item: ItemReader) -> ItemReader:
+        DIALECTS[name] = Dialect(
+            name, about, tuple(keys.split()), fits, rank, item=item, grouped=grouped, decide=decide
+        )
+        return item
 
     return register
 
@@ -110,204 +141,3 @@ def closest(keys: Sequence[str]) -> list[Dialect]:
 
     scored = sorted(((likeness(d), -d.rank, d.name, d) for d in DIALECTS.values()), reverse=True)
     return [dialect for score, _, _, dialect in scored[:3] if score > 0]
-
-
-def need(row: Fields, key: str) -> Any:
-    """Return `row[key]`, or refuse the row because it is absent or null."""
-    try:
-        value = row[key]
-    except KeyError:
-        raise BadRow("missing_field", f"no field {key!r}; the row has {', '.join(map(repr, row))}") from None
-    if value is None:
-        raise BadRow("null_field", f"{key!r} is null")
-    return value
-
-
-def number(row: Fields, key: str) -> float | None:
-    """Return an optional number of the row."""
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadRow("unknown_format", f"{key!r} is {_kind(value)}, expected a number")
-    return float(value)
-
-
-def messages(value: object, field: str, *, role: str = "user") -> Messages:
-    """Return a text (as one message of `role`) or a list of messages in the one shape used here."""
-    if isinstance(value, str):
-        return ({"role": role, "content": value},)
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise BadRow("unknown_format", f"{field!r} is {_kind(value)}, expected text or messages")
-    return tuple([_message(item, f"{field}[{i}]") for i, item in enumerate(value)])
-
-
-def _message(item: object, field: str) -> Message:
-    if not isinstance(item, dict):
-        raise BadRow("unknown_format", f"{field} is {_kind(item)}, expected a message")
-    role, content = item.get("role"), item.get("content")
-    if role not in ROLES:
-        reason = "missing_field" if "role" not in item else "role_order"
-        raise BadRow(reason, f"{field} has the role {role!r}; known are {', '.join(sorted(ROLES))}")
-    if type(content) is str and item.keys() == PLAIN:
-        return item
-    message: Message = {"role": role, "content": _content(content, field)}
-    for key in MESSAGE_KEYS[2:]:
-        if item.get(key) not in (None, [], ""):
-            message[key] = _tool_calls(item[key], field) if key == "tool_calls" else item[key]
-    if message["content"] is None and "tool_calls" not in message:
-        raise BadRow("null_field" if "content" in item else "missing_field", f"{field} has no content")
-    return message
-
-
-def _content(content: object, field: str) -> str | list[dict[str, Any]] | None:
-    if content is None or isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise BadRow("unknown_format", f"{field}.content is {_kind(content)}, expected text or parts")
-    parts = [_part(part, f"{field}.content[{i}]") for i, part in enumerate(content)]
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return parts
-
-
-def _part(part: object, field: str) -> dict[str, Any]:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    if not isinstance(part, dict):
-        raise BadRow("unknown_format", f"{field} is {_kind(part)}, expected a content part")
-    match part.get("type"):
-        case "text":
-            return {"type": "text", "text": str(part.get("text") or "")}
-        case "image":
-            return {"type": "image", "image": part.get("image")}
-        case "image_url":
-            url = part.get("image_url")
-            return {"type": "image", "image": url.get("url") if isinstance(url, dict) else url}
-        case other:
-            raise BadRow("unknown_format", f"{field} has the type {other!r}; known are text and image")
-
-
-def _tool_calls(calls: object, field: str) -> list[dict[str, Any]]:
-    """Return tool calls with their arguments as compact JSON text, whichever form they came in."""
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise BadRow("unknown_format", f"{field}.tool_calls is {_kind(calls)}, expected a list of calls")
-    made: list[dict[str, Any]] = []
-    for call in calls:
-        function = call.get("function", call)
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRow("missing_field", f"{field}.tool_calls names no function")
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            with contextlib.suppress(ValueError):  # what the model wrote, valid or not, is the data
-                arguments = json.loads(arguments)
-        text = (
-            arguments
-            if isinstance(arguments, str)
-            else json.dumps(_no_nulls(arguments), ensure_ascii=False, separators=(",", ":"))
-        )
-        kept = {"id": call["id"]} if call.get("id") else {}
-        made.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": text}})
-    return made
-
-
-def _no_nulls(arguments: object) -> object:
-    # Tables with one struct type for all rows fill the arguments a call does not have with null.
-    return {k: v for k, v in arguments.items() if v is not None} if isinstance(arguments, dict) else arguments
-
-
-def tools(value: object) -> tuple[dict[str, Any], ...] | None:
-    """Return a tool list given as a list or as JSON text; an empty one is none."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError as exc:
-            raise BadRow("parse_error", f"'tools' is text that is not JSON: {exc}") from None
-    if not value:
-        return None
-    if not isinstance(value, (list, tuple)) or not all(isinstance(tool, dict) for tool in value):
-        raise BadRow("unknown_format", f"'tools' is {_kind(value)}, expected a list of schemas")
-    return tuple(value)
-
-
-def build(
-    prompt: Messages,
-    chosen: Messages,
-    rejected: Messages,
-    meta: dict[str, Any],
-    *,
-    tools: tuple[dict[str, Any], ...] | None = None,
-    weight: float | None = None,
-    margin: float | None = None,
-) -> PreferencePair:
-    """Return the pair after the checks that every dialect shares, in the documented order."""
-    if not any(_says_something(message) for message in prompt):
-        raise BadRow("empty_prompt", "the prompt has no text")
-    for field, completion in (("chosen", chosen), ("rejected", rejected)):
-        for message in completion:
-            if message["role"] not in ("assistant", "tool"):
-                raise BadRow("role_order", f"{field!r} holds a {message['role']} message")
-        if not any(m["role"] == "assistant" and _says_something(m) for m in completion):
-            raise BadRow("empty_completion", f"{field!r} is empty")
-    if chosen == rejected or _stripped(chosen) == _stripped(rejected):
-        raise BadRow("identical", "both answers are the same")
-    if weight is not None and weight < 0:
-        raise BadRow("invalid_label", f"'weight' is {weight}, expected 0 or more")
-    if any("tool_calls" in m for m in (*prompt, *chosen, *rejected)):
-        prompt = _with_call_ids(prompt, 0)
-        chosen, rejected = _with_call_ids(chosen, len(prompt)), _with_call_ids(rejected, len(prompt))
-    return PreferencePair(prompt, chosen, rejected, tools, 1.0 if weight is None else weight, margin, meta)
-
-
-def _with_call_ids(conversation: Messages, start: int) -> Messages:
-    """Name the calls whose source gave no id, by their place, so that every dialect has the same ones."""
-    return tuple(
-        {**m, "tool_calls": [{"id": f"call_{i}_{j}", **c} for j, c in enumerate(m["tool_calls"])]}
-        if "tool_calls" in m
-        else m
-        for i, m in enumerate(conversation, start)
-    )
-
-
-def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
-    """Return how many items two sequences share at their beginning."""
-    for at, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return at
-    return min(len(left), len(right))
-
-
-def shared_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-    """Split two whole conversations into what they share and how each goes on."""
-    at = common_prefix(chosen, rejected)
-    if at == len(chosen) == len(rejected):
-        raise BadRow("identical", "both conversations are the same")
-    if at in (len(chosen), len(rejected)):
-        at -= 1
-    prompt, better, worse = chosen[:at], chosen[at:], rejected[at:]
-    if not prompt:
-        raise BadRow("no_shared_prompt", "the two conversations begin differently")
-    if any(message["role"] == "user" for message in better + worse):
-        raise BadRow("no_shared_prompt", f"the two conversations part at message {at + 1}, before the last answer")
-    return prompt, better, worse
-
-
-def _says_something(message: Message) -> bool:
-    content = message["content"]
-    if isinstance(content, str):
-        return bool(content.strip()) or "tool_calls" in message
-    return bool(content) or "tool_calls" in message
-
-
-def _stripped(completion: Messages) -> list[Any]:
-    return [
-        (m["role"], text_of(m).strip(), m.get("tool_calls"), m["content"] if isinstance(m["content"], list) else 0)
-        for m in completion
-    ]
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -16,6 +16,9 @@ class Judgment:
     `choice` is None where the row carries scores only. `strength` is how much better, 0 or more, in the source's own
     units. `scores` holds, per rubric dimension, what the (first, second) answer got. `gold` is the known right choice
     of a test question. Ties, gold rows and rows that became no pair are judgements too.
+
+    Where annotators of one item saw the answers in different orders, first and second are those of the item's first
+    row, for all of them, so that they can be compared; `swapped` then says that this one saw them the other way round.
     """
 
     item: str
@@ -30,3 +33,4 @@ class Judgment:
     batch: str | None = None
     justification: str | None = None
     source: str = ""
+    swapped: bool = False

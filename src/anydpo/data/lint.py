@@ -1,47 +1,70 @@
-"""What is wrong with a data set or worth knowing of it, from one pass over its rows."""
+"""What is wrong with a data set or worth knowing of it: one scan, and one further pass for every other check."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from anydpo.data.bias import Lengths, agreement_checks, few_pairs
+from anydpo.data.copies import INSTALL, Copies, Leaks, Mark, NearCopies, Seen
 from anydpo.data.dataset import PreferenceDataset
-from anydpo.data.pair import prompt_key, text_of
+from anydpo.data.finding import SHOWN, Check, Severity, counted
+from anydpo.data.tokens import PLACES, NoTokenizer, Tokens
 
-Severity: TypeAlias = Literal["error", "warning", "info"]
+if TYPE_CHECKING:
+    from anydpo.provider import Capabilities
 
-FEW = 1000  # below this many pairs Amazon's guide for DPO on SageMaker advises against training
-SHOWN = 5
+__all__ = ["Check", "LintReport", "Severity", "lint"]
+
 WHY = {
     "parse_error": "the line is not JSON in UTF-8",
+    "unknown_format": "the row is of another dialect, or of another type",
+    "missing_field": "a field of the dialect is not there",
+    "null_field": "a field of the dialect is null",
     "no_shared_prompt": "the two answers do not follow the same prompt",
     "empty_completion": "an answer without text teaches nothing but length",
     "identical": "two equal answers have no preference between them",
     "empty_prompt": "there is nothing to answer",
+    "role_order": "a role that cannot stand there",
+    "invalid_label": "the label is none that the dialect knows",
+    "no_label": "nobody said which answer is better",
+    "annotator_skipped": "the annotator skipped, discarded or cancelled it",
+    "test_question": "a test question has a known answer and is no preference",
+    "score_contradicts_label": "the scores prefer the answer that the label rejects",
+    "tie": "the answers were judged equally good",
+    "no_majority": "the votes are even",
+    "too_few_candidates": "there are fewer than two answers to compare",
+    "image_count_mismatch": "there are more or fewer images than places for them",
+    "unpaired": "a rated answer without one of the other rating to the same prompt",
 }
+EXPECTED = frozenset({"tie", "no_majority", "test_question", "annotator_skipped", "unpaired", "too_few_candidates"})
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding: a fixed word, how bad it is, how many rows, what it means, and where the first ones are."""
+class Inspector(Protocol):
+    """A check that looks at every pair once."""
 
-    code: str
-    severity: Severity
-    count: int
-    message: str
-    examples: tuple[str, ...] = ()
+    marks: dict[int, Mark]
+
+    def see(self, seen: Seen, /) -> None:
+        """Look at one pair."""
+
+    def checks(self) -> Iterator[Check]:
+        """Yield what was found."""
+        ...
 
 
 @dataclass(frozen=True)
 class LintReport:
-    """What lint found. `errors` and `warnings` count checks, not rows."""
+    """What lint found. `errors` and `warnings` count checks, not rows; `marks` says which pairs `fix` leaves out."""
 
     dataset: PreferenceDataset
     checks: tuple[Check, ...]
     stats: dict[str, float | int]
     providers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    marks: dict[int, Mark] = field(default_factory=dict[int, Mark])
+    histogram: tuple[int, ...] = ()
 
     @property
     def errors(self) -> int:
@@ -77,81 +100,134 @@ class LintReport:
 
     def print(self) -> None:
         """Print the report for people."""
-        for line in self.lines():
-            print(line)  # noqa: T201 - this is what it is for
+        from anydpo.report.lint import document
+        from anydpo.report.terminal import show
+
+        show(document(self))
 
     def lines(self) -> Iterator[str]:
-        """Yield the report's lines."""
-        found = self.dataset
-        yield f"{', '.join(found.files)}: {found.format}"
-        skipped = "".join(f", {count:,} {reason}" for reason, count in found.skipped.items())
-        yield f"{found.rows:,} rows = {len(found):,} pairs{skipped}"
-        if found.scan.pairs:
-            yield (
-                f"answers: chosen {self.stats['chosen_characters']:.0f} characters on average, rejected "
-                f"{self.stats['rejected_characters']:.0f}; chosen is longer in {self.stats['chosen_longer']:.1%}"
-            )
-        yield f"fingerprint: {found.fingerprint}"
-        for row in found.skipped_rows[:SHOWN]:
-            yield f"  skipped {row.file}:{row.line}: {row.reason}: {row.detail}"
-        if (more := sum(found.skipped.values()) - SHOWN) > 0:
-            yield f"  … and {more:,} more; --json lists up to 1,000"
-        for check in self.checks:
-            where = f" ({', '.join(check.examples)})" if check.examples else ""
-            yield f"{check.severity}: {check.message}{where}"
-        for place, answer in self.providers.items():
-            for problem in answer["problems"]:
-                yield f"{place}: {problem}"
-            if answer["ok"]:
-                yield f"{place}: accepts these pairs"
-        if not self.checks:
-            yield "no finding"
+        """Yield the report's lines, not wrapped."""
+        from anydpo.report.lint import document
+        from anydpo.report.terminal import lines
+
+        return lines(document(self))
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as one self-contained HTML page."""
+        from anydpo.report.lint import document
+        from anydpo.report.page import save
+
+        save(document(self), path)
 
 
-def lint(dataset: PreferenceDataset, places: tuple[str, ...] = ()) -> LintReport:
-    """Return what one pass over the data finds, and what each place would say to it."""
-    duplicates = _Duplicates()
-    for pair in dataset:
-        duplicates.see(pair.source, pair.prompt, pair.chosen, pair.rejected)
-    scan, checks = dataset.scan, []
+def lint(
+    dataset: PreferenceDataset,
+    places: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    max_length: int | None = None,
+    against: PreferenceDataset | None = None,
+    basic: bool = False,
+) -> LintReport:
+    """Return what the data hold, and what each place would say to them.
+
+    `model` names the tokenizer for token budgets, `against` other data whose prompts must not stand here. `basic`
+    leaves out what looks into the texts (near copies, personal data, languages, tokens), for speed.
+    """
+    copies, lengths = Copies(), Lengths()
+    inspectors, notes = ([], []) if basic else _inspectors(places, model, max_length, against)
+    for at, pair in enumerate(dataset):
+        copy = copies.see(at, pair)
+        if basic:
+            continue
+        seen = Seen.of(at, pair)
+        lengths.see(seen)
+        for inspector in inspectors:
+            if not (copy and isinstance(inspector, NearCopies)):  # said already
+                inspector.see(seen)
+    tokens = next((one for one in inspectors if isinstance(one, Tokens)), None)
+    checks = [
+        *_rows(dataset),
+        *copies.checks(),
+        *(check for inspector in inspectors for check in inspector.checks()),
+        *lengths.checks(),
+        *([] if basic else agreement_checks(dataset.judgments)),
+        *few_pairs(dataset.scan.pairs),
+        *notes,
+    ]
+    order: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
+    marks = dict[int, Mark]()
+    for inspector in reversed(inspectors):
+        marks.update(inspector.marks)
+    marks.update(copies.marks)
+    return LintReport(
+        dataset,
+        tuple(sorted(checks, key=lambda check: order[check.severity])),
+        {**_stats(dataset), **({} if basic else lengths.stats()), **(tokens.stats() if tokens else {})},
+        {place: _asked(dataset, place) for place in places},
+        marks,
+        lengths.histogram(),
+    )
+
+
+def _inspectors(
+    places: Sequence[str],
+    model: str | None,
+    max_length: int | None,
+    against: PreferenceDataset | None,
+) -> tuple[list[Inspector], list[Check]]:
+    """Return the checks that can run here, and a line about each that cannot."""
+    from anydpo.data.contents import Contents
+
+    found: list[Inspector] = []
+    notes: list[Check] = []
+    if against is not None:
+        found.append(Leaks(against, ", ".join(against.files)))
+    try:
+        found.append(NearCopies())
+    except ImportError:
+        what = "near copies of pairs" + (" and of prompts" if against is not None else "")
+        notes.append(_not_looked(f"{what} were not looked for: the package rensa is not installed", INSTALL))
+    found.append(Contents())
+    if model is not None or max_length is not None:
+        try:
+            found.append(Tokens(model or "", *_limit(places, max_length)))
+        except NoTokenizer as why:
+            notes.append(_not_looked(f"tokens were not counted: {why}", "give --model a folder with tokenizer.json"))
+    return found, notes
+
+
+def _not_looked(message: str, advice: str) -> Check:
+    return Check("not_checked", "info", 0, message, (), "", advice)
+
+
+def _limit(places: Sequence[str], max_length: int | None) -> tuple[int | None, str]:
+    if max_length is not None:
+        return max_length, "max_length"
+    known = [(PLACES[name], place) for place in places if (name := _format_of(place)) in PLACES]
+    if not known:
+        return None, ""
+    (limit, why), place = min(known, key=lambda one: one[0][0])
+    return limit, f"{place}: {why}"
+
+
+def _rows(dataset: PreferenceDataset) -> Iterator[Check]:
+    scan = dataset.scan
     if not scan.pairs:
-        checks.append(Check("no_pairs", "error", dataset.rows, "no row is a pair"))
+        yield Check("no_pairs", "error", dataset.rows, "no row is a pair", (), "there is nothing to train on")
     for reason, count in scan.skipped.items():
         examples = tuple(f"{r.file}:{r.line}" for r in scan.skipped_rows if r.reason == reason)[:SHOWN]
-        why = f": {WHY[reason]}" if reason in WHY else ""
-        checks.append(Check(reason, "warning", count, f"{count:,} rows skipped as {reason}{why}", examples))
-    checks += duplicates.checks()
-    if 0 < scan.pairs < FEW:
-        text = f"{scan.pairs:,} pairs are few; about {FEW:,} are advised for a lasting effect"
-        checks.append(Check("few_pairs", "info", scan.pairs, text))
-    return LintReport(dataset, tuple(checks), _stats(dataset), {place: _asked(dataset, place) for place in places})
-
-
-class _Duplicates:
-    """Finds pairs that are there twice, or with the answers swapped, by 128-bit hashes."""
-
-    def __init__(self) -> None:
-        self._first: dict[bytes, str] = {}
-        self._again: list[str] = []
-        self._swapped: list[str] = []
-
-    def see(self, source: str, prompt: Any, chosen: Any, rejected: Any) -> None:
-        better, worse = (b"\0".join(text_of(m).strip().encode() for m in side) for side in (chosen, rejected))
-        key = prompt_key(prompt)
-        forward = hashlib.blake2b(b"\1".join((key, better, worse)), digest_size=16).digest()
-        if forward in self._first:
-            self._again.append(f"{source} = {self._first[forward]}")
-        elif (swapped := hashlib.blake2b(b"\1".join((key, worse, better)), digest_size=16).digest()) in self._first:
-            self._swapped.append(f"{source} against {self._first[swapped]}")
-        self._first.setdefault(forward, source)
-
-    def checks(self) -> Iterator[Check]:
-        if self._again:
-            text = f"{len(self._again):,} pairs are there twice and count double in training"
-            yield Check("duplicate", "warning", len(self._again), text, tuple(self._again[:SHOWN]))
-        if self._swapped:
-            text = f"{len(self._swapped):,} pairs contradict another: same prompt and answers, opposite preference"
-            yield Check("contradiction", "warning", len(self._swapped), text, tuple(self._swapped[:SHOWN]))
+        yield Check(
+            reason,
+            "info" if reason in EXPECTED else "warning",
+            count,
+            f"{counted(count, 'row')} skipped as {reason}",
+            examples,
+            WHY.get(reason, ""),
+            "nothing, if that is as it should be: such rows hold no preference"
+            if reason in EXPECTED
+            else "mend these rows if they matter; they are not trained on",
+        )
 
 
 def _stats(dataset: PreferenceDataset) -> dict[str, float | int]:
@@ -164,8 +240,20 @@ def _stats(dataset: PreferenceDataset) -> dict[str, float | int]:
     }
 
 
-def _asked(dataset: PreferenceDataset, place: str) -> dict[str, Any]:
-    from anydpo.data.write import WORDS
+def _format_of(place: str) -> str:
+    """Return the dialect that a place is sent; a dialect's own name may stand for a place."""
+    from anydpo.data.dialect import WRITERS
+    from anydpo.errors import ProviderMissing
+
+    try:
+        return _capabilities(place).writes
+    except ProviderMissing:
+        if place in WRITERS:
+            return place
+        raise
+
+
+def _capabilities(place: str) -> Capabilities:
     from anydpo.errors import ProviderMissing
     from anydpo.registry import provider, split_place
 
@@ -173,10 +261,41 @@ def _asked(dataset: PreferenceDataset, place: str) -> dict[str, Any]:
     routes = provider(name).capabilities
     if (route or "") not in routes and route is not None:
         raise ProviderMissing(f"{name} has no route {route!r}")
-    can = routes[route or next(iter(routes))]
-    problems = [
-        f"{dataset.scan.features[feature]:,} pairs with {WORDS[feature]} cannot be trained there"
-        for feature in ("tools", "images", "weight", "many_messages")
-        if dataset.scan.features[feature] and feature not in can.holds
+    return routes[route or next(iter(routes))]
+
+
+def _asked(dataset: PreferenceDataset, place: str) -> dict[str, Any]:
+    """Return what a place refuses (`problems`) and what it may say (`notes`)."""
+    from anydpo.data.dialect import WRITERS
+    from anydpo.data.limits import LIMITS, refused_pairs
+    from anydpo.data.write import WORDS
+    from anydpo.errors import ProviderMissing
+
+    format_ = _format_of(place)
+    to = WRITERS[format_]
+    features = dataset.scan.features
+    try:
+        holds = frozenset(_capabilities(place).holds)
+    except ProviderMissing:
+        holds = frozenset(WORDS) - to.refuses
+    refused = [
+        feature
+        for feature in WORDS
+        if features[feature]
+        and (
+            feature in to.refuses
+            or (feature in ("tools", "images", "weight", "many_messages") and feature not in holds)
+        )
+        and not (feature == "weight" and feature in to.loses)
     ]
-    return {"ok": not problems, "problems": problems}
+    problems = [f"{counted(features[name], 'pair')} with {WORDS[name]} cannot be trained there" for name in refused]
+    notes = [
+        f"{WORDS[name]} ({features[name]:,} pairs) has no place there" for name in sorted(to.loses) if features[name]
+    ]
+    if (limits := LIMITS.get(format_)) is not None and not problems:
+        problems += map(str, refused_pairs(dataset, limits.rule))
+        if limits.note is not None:
+            notes += map(str, refused_pairs(dataset, limits.note))
+    if limits is not None and len(dataset) < limits.min_pairs:
+        problems.append(f"{counted(len(dataset), 'pair')}; {limits.provider} asks for at least {limits.min_pairs}")
+    return {"ok": not problems, "problems": problems, "notes": notes}

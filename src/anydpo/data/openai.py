@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anydpo.data.dialect import BadRow, Fields, build, messages, need, number, reader, tools, writer
+from anydpo.data.dialect import BadRow, Fields, reader, writer
 from anydpo.data.pair import Message, Messages, PreferencePair
+from anydpo.data.shape import build, messages, need, number, tools
 
 KEYS = "input preferred_output non_preferred_output"
 
@@ -77,13 +78,24 @@ def openai_row(pair: PreferencePair) -> dict[str, Any]:
     }
 
 
-@writer("together", "Together AI fine-tuning JSONL", loses="margin meta", refuses="images many_messages")
+@writer("together", "Together AI fine-tuning JSONL", loses="margin meta", refuses="many_messages")
 def together_row(pair: PreferencePair) -> dict[str, Any]:
-    """Return one preference line, with the pair's weight where it has one."""
+    """Return one preference line, with the pair's weight where it has one and pictures as `image_url` parts."""
     row = openai_row(pair)
+    row["input"]["messages"] = [_with_image_urls(message) for message in row["input"]["messages"]]
     if pair.weight != 1.0:
         row["weight"] = pair.weight
     return row
+
+
+def _with_image_urls(message: Message) -> Message:
+    if not isinstance(content := message["content"], list):
+        return message
+    parts = [
+        {"type": "image_url", "image_url": {"url": part["image"]}} if part["type"] == "image" else part
+        for part in content
+    ]
+    return {**message, "content": parts}
 
 
 def _answering(conversation: Messages) -> list[Message]:

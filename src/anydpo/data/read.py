@@ -5,47 +5,132 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from anydpo.data import hh, openai, trl  # noqa: F401 - each registers its dialects
-from anydpo.data.dataset import PreferenceDataset, Skipped
-from anydpo.data.dialect import DIALECTS, BadRow, Dialect, closest, detect
-from anydpo.data.pair import PreferencePair
-from anydpo.data.source import Row, expand, from_objects, read_rows
+from anydpo.data import (  # noqa: F401 - each registers its dialects
+    annotation,
+    axolotl,
+    bedrock,
+    hh,
+    llamafactory,
+    openai,
+    pairwise,
+    ratings,
+    scored,
+    thumbs,
+    trl,
+    vendor,
+)
+from anydpo.data.dataset import PreferenceDataset, encoder
+from anydpo.data.dialect import DIALECTS, Dialect, closest, detect
+from anydpo.data.judgment import Judgment
+from anydpo.data.mapping import ColumnMapping
+from anydpo.data.policy import Options, Policy
+from anydpo.data.reading import Group, OnBad, Reading, Rows, judgments
+from anydpo.data.remote import hub_dataset, is_url, split_of
+from anydpo.data.rows import Row
+from anydpo.data.scan import Block, Outcome, Step, blocks, changed
+from anydpo.data.source import CSV, expand, inner_suffix
+from anydpo.data.tables import Table, is_table
 from anydpo.errors import DataInvalid
 
-OnBad: TypeAlias = Literal["skip", "raise"]
-Source: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]] | Iterable[Mapping[str, Any]]"
+Source: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]] | Iterable[Mapping[str, Any]] | Any"
+MappingLike: TypeAlias = "ColumnMapping | Mapping[str, Any] | str | PathLike[str] | None"
+PolicyLike: TypeAlias = "Policy | Mapping[str, Any] | None"
 
 SAMPLE = 200  # rows looked at to tell the dialect
 
 
-def load(source: Source, format: str | None = None, *, on_bad: OnBad = "skip") -> PreferenceDataset:  # noqa: A002
+def load(
+    source: Source,
+    format: str | None = None,  # noqa: A002
+    mapping: MappingLike = None,
+    policy: PolicyLike = None,
+    split: str | None = None,
+    on_bad: OnBad = "skip",
+    *,
+    workers: int | None = None,
+) -> PreferenceDataset:
     """Read preference data and return it as pairs, with every row that is not one named by file and line.
 
-    `source` is a path, a list of paths, a folder, a glob, or an iterable of rows; the dialect is detected
-    unless `format` names it. The file is read once here, so that what is wrong is known on return, and again
-    each time the data set is iterated; memory does not grow with the file. Raises `DataInvalid` for a file
-    that cannot be read, an unknown dialect, no pair at all, or, with `on_bad="raise"`, the first bad row.
+    `source` is a path, a list of paths, a folder, a glob, `hf://NAME`, an fsspec URL, an iterable of rows, a
+    `datasets.Dataset`, a pandas frame or an Arrow table; the dialect is detected unless `format` names it.
+    `mapping` (a TOML file or a table) says what the columns of an annotation file mean; `policy` (a table) how
+    rankings and votes become pairs, see `Policy`; `split` which split of a hub data set. The source is read once
+    here, so that what is wrong is known on return, and again each time the data set is iterated; memory does not
+    grow with it, except where rows are grouped. JSON lines above 50 MB are read by `workers` processes (default:
+    one a core; 1: this one alone), with the same result. Raises `DataInvalid` for a source that cannot be read, an
+    unknown dialect, no pair at all, or, with `on_bad="raise"`, the first bad row.
     """
-    dataset = read(source, format, on_bad=on_bad)
+    dataset = read(source, format, mapping, policy, split, on_bad, workers=workers)
     if not len(dataset):
         raise no_pairs(dataset)
     return dataset
 
 
-def read(source: Source, format: str | None = None, *, on_bad: OnBad = "skip") -> PreferenceDataset:  # noqa: A002
+def read(
+    source: Source,
+    format: str | None = None,  # noqa: A002
+    mapping: MappingLike = None,
+    policy: PolicyLike = None,
+    split: str | None = None,
+    on_bad: OnBad = "skip",
+    *,
+    workers: int | None = None,
+) -> PreferenceDataset:
     """Return a data set that may be empty; it is scanned when it is first asked for its length or the like."""
     if format is not None and format not in DIALECTS:
         raise DataInvalid(f"unknown format {format!r}", hint=f"one of {', '.join(sorted(DIALECTS))}")
-    readings = [_Reading(name, rows, format) for name, rows in _inputs(source)]
+    if on_bad not in ("skip", "raise"):
+        raise DataInvalid(f"on_bad is {on_bad!r}", hint="skip or raise")
+    columns = ColumnMapping.of(mapping)
+    said = Policy.of(policy) if policy is None or isinstance(policy, Policy) else dict(policy)
+    if columns is not None and columns.policy and not isinstance(said, Policy):
+        said = {**columns.policy, **said}
+    elif columns is not None and policy is None:
+        said = columns.policy
+    options = Options(Policy.of(said), columns)
+    readings = [_reading(name, rows, format, options) for name, rows in _inputs(source, split, options)]
     names = list(dict.fromkeys(reading.format for reading in readings))
+    parts = _parts(readings)
     return PreferenceDataset(
-        lambda: itertools.chain.from_iterable(reading.outcomes(on_bad) for reading in readings),
+        lambda: itertools.chain.from_iterable(part.outcomes(on_bad) for part in parts),
         format=names[0] if len(names) == 1 else "+".join(names),
         files=tuple(reading.name for reading in readings),
+        judgments=lambda: itertools.chain.from_iterable(map(_judgments, parts)),
+        blocks=lambda writer, steps: _blocks(parts, on_bad, writer, steps, workers),
     )
+
+
+def _parts(readings: list[Reading]) -> list[Reading | Group]:
+    """Put together, where the first of them stands, the files of each dialect that groups rows."""
+    parts: dict[str, Reading | Group] = {}
+    for reading in readings:
+        if reading.dialect.grouped:
+            same = [other for other in readings if other.dialect is reading.dialect]
+            parts.setdefault(f"grouped {reading.format}", Group(same))
+        else:
+            parts[f"{len(parts)} {reading.name}"] = reading
+    return list(parts.values())
+
+
+def _judgments(part: Reading | Group) -> Iterator[Judgment]:
+    if isinstance(part, Group):
+        return part.judgments()
+    return judgments(part) if part.dialect.item is not None else iter(())
+
+
+def _blocks(
+    parts: list[Reading | Group], on_bad: OnBad, writer: str | None, steps: tuple[Step, ...], workers: int | None
+) -> Iterator[Block]:
+    from anydpo.data.parallel import parallel_blocks, workers_for
+
+    for part in parts:
+        if isinstance(part, Reading) and workers != 1 and (count := workers_for(part, workers)) > 1:
+            yield from parallel_blocks(part, on_bad, writer, steps, count)
+        else:
+            outcomes: Iterable[Outcome] = part.outcomes(on_bad)
+            yield from blocks(changed(outcomes, steps), encoder(writer))
 
 
 def no_pairs(dataset: PreferenceDataset) -> DataInvalid:
@@ -58,84 +143,70 @@ def no_pairs(dataset: PreferenceDataset) -> DataInvalid:
     )
 
 
-class _Reading:
-    """One file, or one iterable, with its dialect."""
-
-    def __init__(self, name: str, rows: "_Rows", format: str | None) -> None:  # noqa: A002, UP037
-        self.name, self._rows = name, rows
-        self.dialect, self.format = (
-            (DIALECTS[format], format) if format else _dialect_of(name, list(itertools.islice(rows(), SAMPLE)))
-        )
-
-    def outcomes(self, on_bad: OnBad) -> Iterator[PreferencePair | Skipped]:
-        name, read_row = self.name, self.dialect.read
-        for value, line, error in self._rows():
-            try:
-                if error is not None:
-                    raise BadRow("parse_error", error)
-                if type(value) is not dict:
-                    raise BadRow("unknown_format", "the row is not an object")
-                yield read_row(value, {"source": f"{name}:{line}"})
-            except BadRow as bad:
-                skipped = Skipped(name, line, *self._named(bad, value))
-                if on_bad == "raise":
-                    raise DataInvalid(f"{name}:{line}: {skipped.reason}: {skipped.detail}") from None
-                yield skipped
-
-    def _named(self, bad: BadRow, value: object) -> tuple[str, str]:
-        """Say so when a row that does not fit is a row of another dialect."""
-        if bad.reason in ("missing_field", "unknown_format") and isinstance(value, dict):
-            other = detect([value])
-            if other is not None and other.read is not self.dialect.read:
-                return "unknown_format", f"a {other.name} row in a {self.format} file"
-        return bad.reason, bad.detail
-
-
-class _Rows:
-    """Rows that can be read again: from a file, or from rows kept in memory."""
-
-    def __init__(self, source: Path | list[Any]) -> None:
-        self._source = source
-        self._seen = _stamp(source)
-
-    def __call__(self) -> Iterator[Row]:
-        if isinstance(self._source, list):
-            return from_objects(self._source)
-        if _stamp(self._source) != self._seen:
-            raise DataInvalid(f"{self._source}: the file changed since it was loaded", hint="load it again")
-        return read_rows(self._source)
-
-
-def _stamp(source: Path | list[Any]) -> tuple[int, int] | None:
-    if isinstance(source, list):
-        return None
-    found = source.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _inputs(source: Source) -> Iterator[tuple[str, _Rows]]:
-    if isinstance(source, (str, PathLike)):
-        yield from ((str(path), _Rows(path)) for path in expand(Path(source)))
+def _inputs(source: Source, split: str | None, options: Options) -> Iterator[tuple[str, Rows]]:
+    if (
+        isinstance(source, str)
+        and source.startswith("hf://")
+        and not source.startswith(("hf://datasets/", "hf://buckets/"))
+    ):
+        yield source, Rows(Table(hub_dataset(source, split)), options)
         return
-    rows = list(source)
+    if type(source).__name__ in ("DatasetDict", "IterableDatasetDict"):
+        source, split = split_of(source, split, "the data set"), None
+    if split is not None:
+        raise DataInvalid(f"split is {split!r}, but the source has no splits", hint="it is for hf:// and DatasetDict")
+    if is_table(source):
+        yield "rows", Rows(Table(source), options)
+        return
+    if isinstance(source, (str, PathLike)):
+        path = source if isinstance(source, str) and is_url(source) else str(source)
+        yield from ((str(file), Rows(file, options)) for file in expand(path))
+        return
+    rows: list[Any] = list(source)
     if rows and all(isinstance(item, (str, PathLike)) for item in rows):
         for item in rows:
-            yield from _inputs(item)  # type: ignore[arg-type]
+            yield from _inputs(item, split, options)
         return
     if not rows:
         raise DataInvalid("no rows: the source is empty")
-    yield "rows", _Rows(rows)
+    yield "rows", Rows(rows, options)
 
 
-def _dialect_of(name: str, sample: list[Row]) -> tuple[Dialect, str]:
-    rows = [row.value for row in sample if row.error is None]
+def _reading(name: str, rows: Rows, format: str | None, options: Options) -> Reading:  # noqa: A002
+    sample = list(itertools.islice(rows(), SAMPLE))
     if not sample:
         raise DataInvalid(f"{name}: the file is empty")
-    if not rows:
+    dialect, said = (DIALECTS[format], format) if format else _dialect_of(name, rows, sample, options)
+    if said == "vendor_csv":
+        _check_mapping(name, sample, options)
+    return Reading(name, rows, dialect, said, options)
+
+
+def _check_mapping(name: str, sample: list[Row], options: Options) -> None:
+    objects = [row.value for row in sample if isinstance(row.value, dict)]
+    if options.mapping is None or not options.mapping.names_columns:
+        from anydpo.data.guess import unknown_columns
+
+        raise unknown_columns(name, objects)
+    columns = list(dict.fromkeys(str(key) for row in objects for key in row))
+    if columns:
+        vendor.check_complete(options.mapping, columns, name)
+
+
+def _dialect_of(name: str, rows: Rows, sample: list[Row], options: Options) -> tuple[Dialect, str]:
+    values = [row.value for row in sample if row.error is None]
+    if not values:
         raise DataInvalid(f"{name}:{sample[0].line}: parse_error: {sample[0].error}", hint="no row could be parsed")
-    if (found := detect(rows)) is None:
-        raise _unknown_dialect(name, rows)
-    fitting = [row for row in rows if isinstance(row, dict) and found.fits(row)]
+    is_csv = not isinstance(rows.source, (list, Table)) and inner_suffix(rows.source) in CSV
+    found = None if is_csv else detect(values)
+    mapped = options.mapping is not None and options.mapping.names_columns
+    if found is None and (is_csv or mapped):
+        return DIALECTS["vendor_csv"], "vendor_csv"
+    if found is None:
+        raise _unknown_dialect(name, values)
+    if mapped and found.name not in ("label_studio_pairwise", "argilla_records"):
+        return DIALECTS["vendor_csv"], "vendor_csv"
+    fitting = [row for row in values if isinstance(row, dict) and found.fits(row)]
     variant = found.variant(fitting) if found.variant else None
     return (DIALECTS[variant], variant) if variant else (found, found.name)
 

@@ -34,7 +34,7 @@ def _dataset(source: Any) -> PreferenceDataset:
         return PreferenceDataset.chain([_dataset(item) for item in source])
     if isinstance(source, (str, Path)):
         return load(source)
-    found = read(source.path, source.format, on_bad=source.on_bad)
+    found = read(source.path, source.format, source.mapping, source.policy, source.split, source.on_bad)
     if source.max_pairs is not None:
         found = found.take(source.max_pairs)
     if source.weight != 1.0:

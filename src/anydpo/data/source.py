@@ -1,4 +1,4 @@
-"""Files in, numbered JSON rows out: `.jsonl` and `.json`, plain, `.gz` or `.zst`, one row in memory at a time."""
+"""Files in, numbered rows out: JSON lines and arrays, CSV, Parquet; plain, `.gz` or `.zst`; one row at a time."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import orjson
 
+from anydpo.data.remote import Remote, expand_url, is_url
+from anydpo.data.rows import LONGEST_ROW, Row
 from anydpo.errors import DataInvalid
 
-SUFFIXES = (".jsonl", ".ndjson", ".json")
+if TYPE_CHECKING:
+    from anydpo.data.mapping import ColumnMapping
+
+File: TypeAlias = Path | Remote
+
+CSV = (".csv", ".tsv")
+SUFFIXES = (".jsonl", ".ndjson", ".json", *CSV, ".parquet")
 COMPRESSED = (".gz", ".zst")
 BOM = codecs.BOM_UTF8
 BLOCK = 1 << 20  # bytes asked for at a time
-LONGEST_ROW = 1 << 28  # a JSON array element above 256 MiB is damage, not data
 
 
-class Row(NamedTuple):
-    """One row as it stands in a file. `value` is None where `error` says why it could not be parsed."""
-
-    value: Any
-    line: int
-    error: str | None = None
-
-
-def expand(source: str | Path) -> list[Path]:
-    """Return the files that a path, a folder or a glob names, in a stable order."""
+def expand(source: str | Path) -> Sequence[File]:
+    """Return the files that a path, a folder, a glob or a URL names, in a stable order."""
+    if isinstance(source, str) and is_url(source):
+        return expand_url(source, readable_name)
     path = Path(source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and _readable_name(p))
+        found = sorted(p for p in path.rglob("*") if p.is_file() and readable_name(p))
         if not found:
             raise DataInvalid(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
         return found
@@ -51,38 +53,58 @@ def expand(source: str | Path) -> list[Path]:
     raise DataInvalid(f"{path}: no such file", hint=f"did you mean {path.parent / close[0]}?" if close else None)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: File, mapping: ColumnMapping | None = None) -> Iterator[Row]:
     """Yield every row of one file with its line number (1-based); blank lines are not rows."""
-    if _inner_suffix(path) not in SUFFIXES and path.suffix:
+    suffix = inner_suffix(path)
+    if suffix not in SUFFIXES and path.suffix:
         raise DataInvalid(
             f"{path}: cannot read {path.suffix} files",
             hint=f"one of {', '.join(SUFFIXES)}, plain or {' '.join(COMPRESSED)}",
         )
     try:
         with open_binary(path) as file:
-            head = file.read(BLOCK)
-            head = head.removeprefix(BOM)
-            rest = _Chained(head, file)
-            if head.lstrip()[:1] == b"[":
-                yield from _array_rows(rest)
-            elif _inner_suffix(path) == ".json" and not _first_line_is_row(head):
-                yield from _single_object(rest)
+            if suffix in CSV:
+                from anydpo.data.tables import csv_rows
+
+                encoding, delimiter = (mapping.encoding, mapping.delimiter) if mapping else ("utf-8", None)
+                yield from csv_rows(file, str(path), encoding=encoding, delimiter=delimiter)
+            elif suffix == ".parquet":
+                from anydpo.data.tables import parquet_rows
+
+                yield from parquet_rows(file, str(path))
             else:
-                yield from _line_rows(rest)
-    except (OSError, EOFError, _zstd_error()) as exc:
+                yield from _json_rows(file, suffix)
+    except (OSError, EOFError, zlib.error, _zstd_error()) as exc:
         raise DataInvalid(f"{path}: {_reason(exc)}", hint="the file is damaged or cut short; fetch it again") from exc
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def _json_rows(file: IO[bytes], suffix: str) -> Iterator[Row]:
+    head = file.read(BLOCK)
+    head = head.removeprefix(BOM)
+    rest = _Chained(head, file)
+    if head.lstrip()[:1] == b"[":
+        yield from _array_rows(rest)
+    elif suffix == ".json" and not _first_line_is_row(head):
+        yield from _single_object(rest)
+    else:
+        yield from _line_rows(rest)
+
+
+def open_binary(path: File) -> IO[bytes]:
     """Open a plain, `.gz` or `.zst` file for reading bytes."""
     if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
+        unpacked: Any = (
+            gzip.open(path, "rb")  # noqa: SIM115 - the caller closes it
+            if isinstance(path, Path)
+            else gzip.GzipFile(fileobj=path.open("rb"), mode="rb")
+        )
+        return cast("IO[bytes]", unpacked)
+    raw: IO[bytes] = path.open("rb")
     if path.suffix == ".zst":
         import zstandard
 
-        raw = path.open("rb")
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, closefd=True), BLOCK)
-    return path.open("rb")
+    return raw
 
 
 def parse(line: bytes) -> tuple[Any, str | None]:
@@ -103,10 +125,15 @@ def parse(line: bytes) -> tuple[Any, str | None]:
         return None, "nested too deeply"
     except ValueError:
         return None, why
-    if not _encodable(value):
-        lone = re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text)
-        return None, f"a lone surrogate {lone[0] if lone else ''}, which is no character"
-    return value, None
+    return (value, None) if _encodable(value) else (None, _why_not(text))
+
+
+def _why_not(text: str) -> str:
+    if lone := re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text):
+        return f"a lone surrogate {lone[0]}, which is no character"
+    if any(0xDC80 <= ord(letter) <= 0xDCFF for letter in text):  # how bytes that are no UTF-8 were decoded
+        return "text that is not UTF-8"
+    return "nested too deeply, or a number that is too large"
 
 
 class _Chained:
@@ -184,7 +211,11 @@ def _array_rows(file: _Chained) -> Iterator[Row]:
                 continue
             yield Row(None, line, f"{exc}; the rest of the array is not read")
             return
-        yield Row(value, line) if _encodable(value) else Row(None, line, "text that is not UTF-8")
+        yield (
+            Row(value, line)
+            if _encodable(value)
+            else Row(None, line, _why_not(text[at:end]) if "\\u" in text[at:end] else "text that is not UTF-8")
+        )
         line += text.count("\n", at, end)
         at = end
 
@@ -212,21 +243,21 @@ def _first_line_is_row(head: bytes) -> bool:
 
 
 def _encodable(value: object) -> bool:
+    """Say whether a value can be written as JSON in UTF-8: no lone surrogate, not nested without end."""
     try:
-        orjson.dumps(value)
+        orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except (UnicodeEncodeError, RecursionError):
-            return False
+        return False
     return True
 
 
-def _readable_name(path: Path) -> bool:
-    return _inner_suffix(path) in SUFFIXES and not path.name.startswith(".")
+def readable_name(path: File) -> bool:
+    """Say whether a file found in a folder is one to read."""
+    return inner_suffix(path) in SUFFIXES and not path.name.startswith(".")
 
 
-def _inner_suffix(path: Path) -> str:
+def inner_suffix(path: File) -> str:
+    """Return the suffix that tells the format, beneath that of a compression."""
     return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
@@ -242,4 +273,8 @@ def _reason(exc: BaseException) -> str:
 
 def from_objects(rows: Iterable[Any]) -> Iterator[Row]:
     """Number the rows of an iterable from 1."""
-    return (Row(value, number) for number, value in enumerate(rows, 1))
+    for number, value in enumerate(rows, 1):
+        if _encodable(value):
+            yield Row(value, number)
+        else:
+            yield Row(None, number, "text that is not UTF-8, nested too deeply, or a number that is too large")

@@ -7,20 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anydpo.data.dialect import (
-    BadRow,
-    Fields,
-    build,
-    common_prefix,
-    messages,
-    need,
-    number,
-    reader,
-    shared_prompt,
-    tools,
-    writer,
-)
+import orjson
+
+from anydpo.data.dialect import BadRow, Fields, reader, writer
 from anydpo.data.pair import Message, Messages, PreferencePair, images_in, text_of
+from anydpo.data.pictures import picture_uri
+from anydpo.data.shape import build, common_prefix, messages, need, number, plain, shared_prompt, tools
 
 PAIR = "prompt chosen rejected"
 
@@ -55,6 +47,7 @@ def read_images(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     pictures = row.get("images") if row.get("images") is not None else [need(row, "image")]
     if not isinstance(pictures, list):
         raise BadRow("unknown_format", "'images' is not a list")
+    pictures = [picture_uri(picture) for picture in pictures]
     prompt, chosen, rejected = _explicit(row)
     prompt = _with_images(prompt, pictures)
     return build(prompt, chosen, rejected, meta, tools=tools(row.get("tools")))
@@ -90,14 +83,21 @@ def read_images(row: Fields, meta: dict[str, Any]) -> PreferencePair:
     "TRL text: `prompt`, `chosen`, `rejected` as strings",
     keys=PAIR,
     rank=80,
-    fits=lambda row: _texts(row, "prompt", "chosen", "rejected"),
+    fits=lambda row: _texts(row, "prompt", "chosen", "rejected") and not row.get("system"),
 )
 def read_explicit(row: Fields, meta: dict[str, Any]) -> PreferencePair:
-    """Text is passed through unchanged; a prompt repeated inside the answers is removed from them."""
+    """Text is passed through unchanged; a prompt repeated inside the answers is removed from them.
+
+    Pictures and a system text that only some rows of a file have, too late to be seen in its sample, are read as well.
+    """
+    if row.get("images") or row.get("image"):
+        return read_images(row, meta)
     prompt, chosen, rejected = _explicit(row)
+    if isinstance(system := row.get("system"), str) and system and isinstance(row["prompt"], str):
+        prompt = ({"role": "system", "content": system}, *prompt)
     given = row.get("meta")
     if isinstance(given, dict):
-        meta = {**given, **meta}
+        meta = {**plain(given, "meta"), **meta}
     return build(
         prompt,
         chosen,
@@ -167,7 +167,7 @@ def _without_repeated_prompt(
     size = len(prompt)
     if chosen[:size] == prompt == rejected[:size]:
         return prompt, chosen[size:], rejected[size:]
-    if text and chosen[0]["role"] in ("system", "user") and chosen[0] == rejected[0]:
+    if text and chosen and chosen[:1] == rejected[:1] and chosen[0]["role"] in ("system", "user"):
         # The transcripts are whole conversations; a prompt column of text repeats one of their turns.
         shared, better, worse = shared_prompt(chosen, rejected)
         if any(text_of(message).strip() == text_of(prompt[0]).strip() for message in shared):
@@ -259,6 +259,8 @@ def _trl_message(message: Message) -> Mapping[str, Any]:
 
 def _object(arguments: str) -> object:
     try:
-        return json.loads(arguments)
-    except ValueError:
+        found: object = json.loads(arguments)
+        orjson.dumps(found)
+    except (ValueError, TypeError, RecursionError):  # not JSON, or a number that JSON writers refuse: text holds it
         return arguments
+    return found

@@ -16,8 +16,10 @@ from typing import IO, Any, cast
 
 import orjson
 
+from anydpo.data import amazon, openai, trl  # noqa: F401 - each registers its writers
 from anydpo.data.dataset import PreferenceDataset
 from anydpo.data.dialect import WRITERS, Writer
+from anydpo.data.limits import LIMITS, LOOKED_AT, Refused, refused_pairs
 from anydpo.data.pair import PreferencePair
 from anydpo.errors import DataInvalid
 
@@ -47,13 +49,15 @@ class Written:
     bytes: int
     sha256: str
     lost: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def write(dataset: PreferenceDataset, path: Path, format: str) -> Written:  # noqa: A002
     """Write `dataset` in the dialect `format` to `path` (`.gz` and `.zst` compress).
 
     Warns with `FieldsLost` before the first byte when a field has no place there, and raises `DataInvalid`,
-    writing nothing, when a pair cannot be said in that dialect at all.
+    writing nothing, when a pair cannot be said in that dialect at all or its provider does not accept it. What the
+    provider may say of the whole file (too few pairs, too many bytes) is in `notes`.
     """
     to = writer_of(format)
     lost = check_fits(dataset, to)
@@ -61,12 +65,12 @@ def write(dataset: PreferenceDataset, path: Path, format: str) -> Written:  # no
         warnings.warn(lost_sentence(to, lost), FieldsLost, stacklevel=3)
     digest, size, count = hashlib.sha256(), 0, 0
     with whole_file(path) as file:
-        for line in lines(dataset, to):
-            file.write(line)
-            digest.update(line)
-            size += len(line)
-            count += 1
-    return Written(path, format, count, size, digest.hexdigest(), lost)
+        for block in dataset.blocks(to.name):
+            file.write(block.data)
+            digest.update(block.data)
+            size += len(block.data)
+            count += block.scan.pairs
+    return Written(path, format, count, size, digest.hexdigest(), lost, tuple(file_notes(to.name, count, size)))
 
 
 def writer_of(format: str) -> Writer:  # noqa: A002
@@ -87,7 +91,31 @@ def check_fits(dataset: PreferenceDataset, to: Writer) -> dict[str, int]:
             f"{to.name} cannot hold {listed} (of {len(dataset):,} pairs); nothing was written",
             hint=f"these can: {', '.join(able)}",
         )
+    if refused_there := refused_by(dataset, to.name):
+        raise DataInvalid(
+            f"{to.name} does not accept {'; '.join(map(str, refused_there))}; nothing was written",
+            hint="leave these rows out (lint --fix), or write canonical, which holds everything",
+        )
     return {name: features[name] for name in sorted(to.loses) if features[name]}
+
+
+def refused_by(dataset: PreferenceDataset, format: str) -> list[Refused]:  # noqa: A002
+    """Return why the provider who reads this dialect refuses pairs; where all are plain, they are not read again."""
+    limits = LIMITS.get(format)
+    if limits is None or not any(dataset.scan.features[name] for name in LOOKED_AT):
+        return []
+    return refused_pairs(dataset, limits.rule)
+
+
+def file_notes(format: str, pairs: int, size: int) -> Iterator[str]:  # noqa: A002
+    """Yield what the provider who reads this dialect may say of a file of so many pairs and bytes."""
+    limits = LIMITS.get(format)
+    if limits is None:
+        return
+    if pairs < limits.min_pairs:
+        yield f"{limits.provider} asks for at least {limits.min_pairs} pairs; these are {pairs}"
+    if limits.max_bytes is not None and size > limits.max_bytes:
+        yield f"{size:,} bytes are more than {limits.provider} takes ({limits.bytes_are})"
 
 
 def lost_sentence(to: Writer, lost: dict[str, int]) -> str:

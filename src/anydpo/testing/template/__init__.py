@@ -26,7 +26,7 @@ def write_provider(name: str, folder: Path) -> list[Path]:
         raise Invalid(f"{folder} is not empty", hint="-o DIR names another folder")
     written = []
     for source, target in WHERE.items():
-        text = (files(__package__) / source).read_text("utf-8")
+        text = (files(__name__) / source).read_text("utf-8")
         path = folder / target.replace("acme", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("acme", name).replace("Acme", name.capitalize()), "utf-8")

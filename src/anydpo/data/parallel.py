@@ -1,0 +1,202 @@
+"""A large file of JSON lines read by several processes over byte ranges: the same blocks in the same order as by one.
+
+Workers are programs of their own and no fork of this one: a user's script needs no `__main__` guard, and threads and
+GPU libraries of the parent are none of their business. Each process, this one included, takes every n-th range; the
+others hand back their blocks through a pipe, which holds them up until they are asked for, so that memory does not
+grow with the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from anydpo.data.dataset import encoder
+from anydpo.data.dialect import DIALECTS
+from anydpo.data.reading import OnBad, Reading, Rows
+from anydpo.data.rows import Row
+from anydpo.data.scan import Block, Step, blocks, changed
+from anydpo.data.source import BOM, parse
+from anydpo.errors import DataInvalid
+
+LARGE = 50_000_000  # bytes above which several processes pay
+RANGE = 4 << 20  # bytes a worker takes at a time
+PIPE = 1 << 20  # bytes a pipe holds, where the system lets us say so
+MOST = 8  # processes; beyond, writing the result in order is what takes the time
+LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told; its `index` says which ranges are its own."""
+
+    path: str
+    format: str
+    options: Any
+    writer: str | None
+    steps: tuple[Step, ...]
+    size: int
+    range: int
+    index: int
+    workers: int
+
+
+def workers_for(reading: Reading, wanted: int | None) -> int:
+    """Return how many processes read this source; 1 is this one alone."""
+    path = reading.rows.source
+    if not isinstance(path, Path) or path.suffix not in LINES or reading.dialect.grouped or not sys.executable:
+        return 1
+    size = path.stat().st_size
+    if size < LARGE or _is_array(path):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(wanted or min(cores, MOST), -(-size // RANGE)))
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4096).removeprefix(BOM).lstrip()[:1] == b"["
+
+
+def parallel_blocks(
+    reading: Reading, on_bad: OnBad, writer: str | None, steps: tuple[Step, ...], workers: int
+) -> Iterator[Block]:
+    """Yield the blocks of a file in its order, made by so many processes."""
+    reading.rows.check_unchanged()
+    path = reading.rows.source
+    assert isinstance(path, Path)
+    size = path.stat().st_size
+    running = {
+        index: _start(Task(str(path), reading.format, reading.options, writer, steps, size, RANGE, index, workers))
+        for index in range(1, workers)
+    }
+    encode, before = encoder(writer), 0
+    try:
+        with path.open("rb") as file:
+            for at in range(-(-size // RANGE)):
+                lines = 0
+                if (process := running.get(at % workers)) is None:
+                    mine = Lines(file, at, RANGE)
+                    for block in blocks(changed(reading.outcomes("skip", mine), steps), encode):
+                        yield _placed(block, before, on_bad)
+                    lines = mine.read
+                else:
+                    assert process.stdout is not None
+                    for found in _received(process.stdout, path):
+                        if isinstance(found, Block):
+                            yield _placed(found, before, on_bad)
+                        else:
+                            lines = found
+                before += lines
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _placed(block: Block, before: int, on_bad: OnBad) -> Block:
+    """Return the block with the lines of its skipped rows counted from the beginning of the file."""
+    rows = block.scan.skipped_rows
+    rows[:] = [row._replace(line=row.line + before) for row in rows]
+    if rows and on_bad == "raise":
+        raise DataInvalid(f"{rows[0].file}:{rows[0].line}: {rows[0].reason}: {rows[0].detail}")
+    return block
+
+
+def _start(task: Task) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anydpo.data.parallel"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # Linux: fewer, larger turns
+        import fcntl
+
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
+    with contextlib.suppress(BrokenPipeError), process.stdin as file:  # one that is dead already is found out later
+        pickle.dump(task, file)
+    return process
+
+
+def _received(file: IO[bytes], path: Path) -> Iterator[Block | int]:
+    """Yield the blocks of a worker's next range, and at its end its number of lines."""
+    while True:
+        try:
+            lines, scan, length = pickle.load(file)  # noqa: S301 - from our own process
+        except EOFError:
+            hint = "is there memory enough? workers=1 needs least"
+            raise DataInvalid(f"{path}: a process that reads it ended early", hint=hint) from None
+        if scan is None:
+            yield lines
+            return
+        yield Block(scan, file.read(length))
+
+
+def work(task: Task, out: IO[bytes]) -> None:
+    """Read every range that is this worker's own and write its blocks, each range ended by its number of lines."""
+    from anydpo.data import read as _readers  # noqa: F401 - each registers its dialects
+
+    path = Path(task.path)
+    reading = Reading(task.path, Rows(path, task.options), DIALECTS[task.format], task.format, task.options)
+    encode = encoder(task.writer)
+    with path.open("rb") as file:
+        for at in range(task.index, -(-task.size // task.range), task.workers):
+            lines = Lines(file, at, task.range)
+            # All of the range before the first byte of it: the pipe is full long before, and a worker that waits
+            # for its turn in the middle of a range does not work.
+            for block in list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode)):
+                pickle.dump((0, block.scan, len(block.data)), out, protocol=5)
+                out.write(block.data)
+            pickle.dump((lines.read, None, 0), out, protocol=5)
+            out.flush()
+
+
+class Lines:
+    """The rows whose lines begin within the `at`-th range of a file, numbered from 1; `read` counts the lines."""
+
+    def __init__(self, file: IO[bytes], at: int, size: int) -> None:
+        self._file, self._start, self._end = file, at * size, (at + 1) * size
+        self.read = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        at = self._start
+        self._file.seek(max(0, at - 1))
+        if at:
+            at += len(self._file.readline()) - 1  # the rest of a line that began before
+        for line in self._file if at < self._end else ():
+            self.read += 1
+            if at == 0:
+                at, line = len(BOM) * line.startswith(BOM), line.removeprefix(BOM)  # noqa: PLW2901
+            at += len(line)
+            try:
+                yield Row(orjson.loads(line), self.read)
+            except orjson.JSONDecodeError:
+                if stripped := line.strip():
+                    value, why = parse(stripped)
+                    yield Row(value, self.read, why)
+            if at >= self._end:
+                return
+
+
+def main() -> None:
+    """Serve one task, given on standard input."""
+    try:
+        work(pickle.load(sys.stdin.buffer), sys.stdout.buffer)  # noqa: S301 - from our own process
+    except BrokenPipeError:  # the reader had enough
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""What one pass over rows finds, in pieces that can be made anywhere and added up in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, TypeAlias
+
+from anydpo.data.pair import PreferencePair, images_in, in_validation, text_of
+
+KEPT = 1000  # skipped rows remembered one by one; all are counted
+PIECE = 1 << 20  # bytes after which a block is handed on
+INSTRUCTIONS = frozenset({"system", "developer"})
+
+
+class Skipped(NamedTuple):
+    """A row that is not a pair, and why: `reason` is a fixed word, `detail` is for people."""
+
+    file: str
+    line: int
+    reason: str
+    detail: str
+
+
+class Decided(NamedTuple):
+    """The pairs made of one item that stands in `rows` rows, or of which one row makes several."""
+
+    pairs: tuple[PreferencePair, ...]
+    rows: int
+
+
+Outcome: TypeAlias = "PreferencePair | Skipped | Decided"
+Encode: TypeAlias = Callable[[PreferencePair], bytes]
+
+
+@dataclass
+class Scan:
+    """What one pass over the rows found; `used` rows stand in pairs, the others are skipped."""
+
+    pairs: int = 0
+    used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter[str])
+    skipped_rows: list[Skipped] = field(default_factory=list[Skipped])
+    features: Counter[str] = field(default_factory=Counter[str])
+    characters: Counter[str] = field(default_factory=Counter[str])
+    chosen_longer: int = 0
+    fingerprint: str = ""
+
+    def add(self, other: Scan) -> None:
+        """Take in what the following rows showed; the fingerprint is not a sum and stays."""
+        self.pairs += other.pairs
+        self.used += other.used
+        self.skipped += other.skipped
+        self.skipped_rows += other.skipped_rows[: KEPT - len(self.skipped_rows)]
+        self.features += other.features
+        self.characters += other.characters
+        self.chosen_longer += other.chosen_longer
+
+    def skip(self, row: Skipped) -> None:
+        """Count a skipped row."""
+        self.skipped[row.reason] += 1
+        if len(self.skipped_rows) < KEPT:
+            self.skipped_rows.append(row)
+
+
+class Block(NamedTuple):
+    """Consecutive rows: what they showed, and their pairs as bytes."""
+
+    scan: Scan
+    data: bytes
+
+
+class Step(Protocol):
+    """A change to every pair that can be sent to another process; None leaves the pair out."""
+
+    @property
+    def keep_skipped(self) -> bool:
+        """Whether the skipped rows are told with what is left."""
+        ...
+
+    def __call__(self, pair: PreferencePair, /) -> PreferencePair | None: ...
+
+
+@dataclass(frozen=True)
+class Side:
+    """Keep the pairs of one side of a split."""
+
+    share: float
+    seed: int
+    held_out: bool
+
+    @property
+    def keep_skipped(self) -> bool:
+        """Skipped rows are told with the training side."""
+        return not self.held_out
+
+    def __call__(self, pair: PreferencePair) -> PreferencePair | None:
+        return pair if in_validation(pair.prompt, self.share, self.seed) is self.held_out else None
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Multiply the weight of each pair."""
+
+    weight: float
+    keep_skipped: bool = True
+
+    def __call__(self, pair: PreferencePair) -> PreferencePair | None:
+        return replace(pair, weight=pair.weight * self.weight)
+
+
+def changed(outcomes: Iterable[Outcome], steps: tuple[Step, ...]) -> Iterator[Outcome]:
+    """Yield the outcomes after the steps."""
+    for step in steps:
+        outcomes = _changed(outcomes, step)
+    return iter(outcomes)
+
+
+def _changed(outcomes: Iterable[Outcome], step: Step) -> Iterator[Outcome]:
+    for item in outcomes:
+        if isinstance(item, PreferencePair):
+            if (made := step(item)) is not None:
+                yield made
+        elif isinstance(item, Decided):
+            if pairs := [made for made in map(step, item.pairs) if made is not None]:
+                yield Decided(tuple(pairs), item.rows)
+        elif step.keep_skipped:
+            yield item
+
+
+def pairs_in(outcomes: Iterable[Outcome]) -> Iterator[PreferencePair]:
+    """Yield the pairs alone."""
+    for item in outcomes:
+        if isinstance(item, PreferencePair):
+            yield item
+        elif isinstance(item, Decided):
+            yield from item.pairs
+
+
+def canonical_line(pair: PreferencePair) -> bytes:
+    """Return the line that counts for the fingerprint."""
+    return pair.canonical() + b"\n"
+
+
+def blocks(outcomes: Iterable[Outcome], encode: Encode) -> Iterator[Block]:
+    """Yield what the rows show and hold, a piece at a time."""
+    scan, lines, size = Scan(), list[bytes](), 0
+    for item in outcomes:
+        if isinstance(item, PreferencePair):
+            measure(item, scan)
+            scan.used += 1
+            lines.append(line := encode(item))
+            size += len(line)
+        elif isinstance(item, Skipped):
+            scan.skip(item)
+        else:
+            scan.used += item.rows
+            for pair in item.pairs:
+                measure(pair, scan)
+                lines.append(line := encode(pair))
+                size += len(line)
+        if size > PIECE:
+            yield Block(scan, b"".join(lines))
+            scan, lines, size = Scan(), [], 0
+    yield Block(scan, b"".join(lines))
+
+
+def measure(pair: PreferencePair, scan: Scan) -> None:
+    """Count what a pair has that not every dialect or place can hold, and how long its parts are."""
+    features, characters, prompt = scan.features, scan.characters, pair.prompt
+    scan.pairs += 1
+    asked, calls, pictures = 0, pair.tools is not None, False
+    for message in prompt:
+        content = message["content"]
+        if content.__class__ is str:
+            asked += len(content)
+        else:
+            asked += len(text_of(message))
+            pictures = pictures or any(images_in((message,)))
+        calls = calls or "tool_calls" in message
+    if len(prompt) != 1 or prompt[0]["role"] != "user":
+        turns = [message["role"] for message in prompt if message["role"] not in INSTRUCTIONS]
+        features["system"] += len(turns) < len(prompt)
+        features["multi_turn"] += turns != ["user"]
+    chosen, rejected = _length(pair.chosen), _length(pair.rejected)
+    if len(pair.chosen) > 1 or len(pair.rejected) > 1:
+        features["many_messages"] += 1
+    for message in pair.chosen + pair.rejected:
+        calls = calls or "tool_calls" in message
+    if calls:
+        features["tools"] += 1
+    if pictures:
+        features["images"] += 1
+    if pair.weight != 1.0:
+        features["weight"] += 1
+    if pair.margin is not None:
+        features["margin"] += 1
+    if len(pair.meta) > 1:
+        features["meta"] += 1
+    characters["prompt"] += asked
+    characters["chosen"] += chosen
+    characters["rejected"] += rejected
+    scan.chosen_longer += chosen > rejected
+
+
+def _length(messages: tuple[dict[str, object], ...]) -> int:
+    if len(messages) == 1 and isinstance(content := messages[0]["content"], str):
+        return len(content)
+    return sum(len(text_of(message)) for message in messages)
