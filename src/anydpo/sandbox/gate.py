@@ -173,9 +173,11 @@ class Wire:
             self.status = message["status"]
         body = message.get("body", b"")
         if (slow := self._faults.get("slow")) and body:
-            for at in range(0, len(body), slow.bytes_per_second):
-                await self._send({**message, "body": body[at : at + slow.bytes_per_second], "more_body": True})
-                await asyncio.sleep(min(1.0, len(body) / slow.bytes_per_second))
+            size = max(1, slow.bytes_per_second // 10)
+            for at in range(0, len(body), size):
+                piece = body[at : at + size]
+                await asyncio.sleep(len(piece) / slow.bytes_per_second)
+                await self._send({**message, "body": piece, "more_body": True})
             message = {**message, "body": b""}
         await self._send(message)
 

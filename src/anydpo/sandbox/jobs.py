@@ -78,6 +78,13 @@ class Job:
         self.updated = at
         self.moments.append(Moment(at, kind, record))
 
+    def by_step(self) -> dict[int, dict[str, Any]]:
+        """Return what is known of each step; the evaluation at the end comes to the last one."""
+        found: dict[int, dict[str, Any]] = {}
+        for record in list(self.records):
+            found.setdefault(record["step"], {}).update(record)
+        return found
+
     def weights(self, step: int | None = None) -> Path | None:
         """Return the folder with the weights of a step, None for the end."""
         return weights(self.folder, self.task.stage, step) if self.task else None
