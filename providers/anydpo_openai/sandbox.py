@@ -41,7 +41,7 @@ class OpenAISandbox:
     name = "openai"
     base = "/v1"
     models: ClassVar[Mapping[str, str]] = MODELS
-    clears = ("OPENAI_",)
+    clears: tuple[str, ...] = ("OPENAI_",)
     rules = Rules(least=10)
     id_length = 24
     new_file_status: str | None = None

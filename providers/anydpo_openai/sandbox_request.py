@@ -46,7 +46,7 @@ def hyperparameters(given: Mapping[str, Any], resolved: Task | None = None) -> t
     asked = (method.get(kind) or {}).get("hyperparameters") or given.get("hyperparameters") or {}
     made = {name: asked.get(name, "auto") for name in sorted(METHODS[kind])}
     if resolved is not None:
-        taken = {"batch_size": resolved.batch_size, "n_epochs": resolved.epochs}
+        taken: dict[str, Any] = {"batch_size": resolved.batch_size, "n_epochs": resolved.epochs}
         taken |= {"learning_rate_multiplier": resolved.rate, "beta": resolved.method.get("beta")}
         made = {name: taken[name] if value == "auto" else value for name, value in made.items()}
     return kind, made
@@ -69,7 +69,11 @@ def _check_method(given: Mapping[str, Any]) -> None:
     where = f"method.{kind}.hyperparameters"
     if unknown := sorted(set(asked) - METHODS[kind]):
         raise Refusal(400, f"Unknown parameter: '{where}.{unknown[0]}'.", "unknown_parameter", f"{where}.{unknown[0]}")
-    limits = {"beta": (0, 2, float), "batch_size": (1, 256, int), "n_epochs": (1, 50, int)}
+    limits: dict[str, tuple[float, float, type]] = {
+        "beta": (0, 2, float),
+        "batch_size": (1, 256, int),
+        "n_epochs": (1, 50, int),
+    }
     limits |= {"learning_rate_multiplier": (0, float("inf"), float)}
     for name, value in asked.items():
         low, high, kind_of = limits[name]

@@ -61,10 +61,7 @@ def test_openai_and_azure_train_the_same_numbers(real: Sandbox, prefs: Path) -> 
                 seed=5,
                 extra_body={"trainingType": "GlobalStandard"} if service == "azure" else {},
             ).id
-            state = wait(
-                lambda one=one, job=job: str(one.fine_tuning.jobs.retrieve(job).status), {"succeeded", "failed"}
-            )
-            assert state == "succeeded"
+            assert ending(one, job) == "succeeded"
             done = real.world.jobs(service).get(job)
             assert done is not None
             numbers = [
@@ -96,6 +93,10 @@ def test_sft_then_dpo_on_adapters_with_weights_that_load(
         adapter = unpacked(tg.fine_tuning.content(ft_id=dpo, checkpoint="adapter").read(), tmp_path / "adapter")
         before = unpacked(tg.fine_tuning.content(ft_id=sft, checkpoint="merged").read(), tmp_path / "sft")
     check_merge(before, adapter, merged)
+
+
+def ending(client: openai.OpenAI, job: str) -> str:
+    return wait(lambda: str(client.fine_tuning.jobs.retrieve(job).status), {"succeeded", "failed"})
 
 
 def unpacked(archive: bytes, folder: Path) -> Path:

@@ -68,8 +68,8 @@ class Door:
         try:
             if not self._service.authorised(request):
                 return Refusal(401, "Incorrect API key provided.", "invalid_api_key")
-        except Refusal as refusal:
-            return refusal
+        except Refusal as exc:
+            return exc
         for fault in faults:
             if fault.fault in {"storm", "not_eligible", "insufficient_quota"}:
                 refusal = self._service.refusal(fault)
