@@ -41,7 +41,7 @@ def checked(given: dict[str, Any], more: frozenset[str]) -> dict[str, Any]:
 
 def hyperparameters(given: Mapping[str, Any], resolved: Task | None = None) -> tuple[str, dict[str, Any]]:
     """Return (the method, its hyperparameters), `auto` where unset; the numbers taken once there is a task."""
-    method = given.get("method") or {"type": "supervised"}
+    method: Any = given.get("method") or {"type": "supervised"}
     kind = method["type"]
     asked = (method.get(kind) or {}).get("hyperparameters") or given.get("hyperparameters") or {}
     made = {name: asked.get(name, "auto") for name in sorted(METHODS[kind])}
@@ -61,7 +61,7 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def _check_method(given: Mapping[str, Any]) -> None:
-    method = given.get("method") or {"type": "supervised"}
+    method: Any = given.get("method") or {"type": "supervised"}
     kind = method.get("type")
     if kind not in METHODS:
         raise _invalid("method.type", "the sandbox knows 'dpo' and 'supervised'")

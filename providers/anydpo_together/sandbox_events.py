@@ -81,7 +81,7 @@ def metrics(job: Job) -> Iterator[tuple[float, dict[str, float]]]:
         if moment.kind != "metrics":
             continue
         step = float(record["step"])
-        if "train/loss" in record:
+        if record.get("train/loss") is not None:
             point = {"train/global_step": step, "train/loss": record["train/loss"]}
             if record.get("train/learning_rate") is not None:
                 point["train/learning_rate"] = record["train/learning_rate"] / rate

@@ -80,3 +80,10 @@ def test_ports_follow_one_another() -> None:
         ports = [int(origin.rpartition(":")[2]) for origin in box.origins.values()]
         assert ports == list(range(taken, taken + len(ports)))
         assert list(box.origins) == ["azure", "openai", "together", "storage"]
+
+
+def test_the_example_for_ci_runs() -> None:
+    example = Path(__file__).parents[2] / "examples" / "sandbox_in_ci.py"
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "no answer; jobs there are now: 2" in done.stdout
