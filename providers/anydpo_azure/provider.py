@@ -44,6 +44,7 @@ class AzureProvider(OpenAIProvider):
 
     name: ClassVar[str] = "azure"
     service: ClassVar[Service] = AZURE
+    variables: ClassVar[tuple[str, ...]] = NAMES
     capabilities: ClassVar[Mapping[str, Capabilities]] = {
         "managed": Capabilities(
             about="Azure AI Foundry's managed fine-tuning of OpenAI's models; open weights cannot take DPO there",

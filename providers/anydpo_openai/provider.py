@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, public, refusal
+from anydpo.adapter import Answer, Clients, answer_of, filled, is_loopback, origin, public, refusal
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -52,11 +51,15 @@ REFUSED, WAITING = ("error", "failed", "deleted", "deleting"), ("pending", "runn
 FIELDS = ("epochs", "batch_size", "seed", "sft", "start_from")
 
 
+CLIENTS: Clients[OpenAI] = Clients()
+
+
 class OpenAIProvider:
     """OpenAI's own service."""
 
     name: ClassVar[str] = "openai"
     service: ClassVar[Service] = OPENAI
+    variables: ClassVar[tuple[str, ...]] = ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
     capabilities: ClassVar[Mapping[str, Capabilities]] = {
         "": Capabilities(
             about="OpenAI's fine-tuning, which ends on 2027-01-06",
@@ -244,9 +247,9 @@ class OpenAIProvider:
 
     # The wire
 
-    @cached_property
+    @property
     def _client(self) -> OpenAI:
-        return self._make_client()
+        return CLIENTS((self.name, self._url(), *(os.environ.get(name) for name in self.variables)), self._make_client)
 
     @contextmanager
     def _speaking(self, *, creating: bool = False) -> Iterator[None]:

@@ -8,11 +8,10 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, public, refusal
+from anydpo.adapter import Answer, Clients, answer_of, filled, is_loopback, origin, public, refusal
 from anydpo.archive import new_folder, unpack
 from anydpo.errors import (
     AnyDPOError,
@@ -56,6 +55,9 @@ FIELDS = (
     *("max_length", "eval_steps", "save_steps", "early_stopping_patience", "seed", "sft", "start_from"),
     *("method.beta", "method.loss_weights", "method.simpo_gamma", "method.reference_free"),
 )
+
+
+CLIENTS: Clients[Together] = Clients()
 
 
 class TogetherProvider:
@@ -216,8 +218,12 @@ class TogetherProvider:
     def _url(self) -> str:
         return (os.environ.get("TOGETHER_BASE_URL") or URL).rstrip("/")
 
-    @cached_property
+    @property
     def _client(self) -> Together:
+        variables = ("TOGETHER_API_KEY", "TOGETHER_PROJECT_ID")
+        return CLIENTS((self._url(), *(os.environ.get(name) for name in variables)), self._make_client)
+
+    def _make_client(self) -> Together:
         if not os.environ.get("TOGETHER_API_KEY"):
             hint = request.ADVICE.credentials
             raise AuthFailed("TOGETHER_API_KEY is not set", provider=self.name, hint=hint)

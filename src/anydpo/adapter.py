@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from anydpo.clock import retry_after
@@ -156,6 +158,38 @@ def canonical_metrics(given: Mapping[str, Any], names: Mapping[str, str], skip: 
 def tokens_of(characters: int) -> int:
     """Return a guess at tokens: four characters each."""
     return math.ceil(characters / CHARACTERS_A_TOKEN)
+
+
+class Closes(Protocol):
+    """A client that holds connections."""
+
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closes)
+
+
+class Clients(Generic[C]):
+    """SDK clients, one an address and credential, so that the connections of one process are used again."""
+
+    def __init__(self, most: int = 8) -> None:
+        self._most, self._lock, self._made = most, threading.Lock(), dict[tuple[str | None, ...], C]()
+        atexit.register(self.close)
+
+    def __call__(self, key: tuple[str | None, ...], make: Callable[[], C]) -> C:
+        """Return the client of this key; the one that was made first is closed when there are too many."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+                if len(self._made) > self._most:
+                    self._made.pop(next(iter(self._made))).close()
+            return self._made[key]
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            while self._made:
+                self._made.popitem()[1].close()
 
 
 class Answer(NamedTuple):

@@ -60,7 +60,7 @@ def test_without_an_endpoint_there_is_a_plan_and_no_request(monkeypatch: pytest.
 def test_an_organisation_of_openai_is_not_told_to_azure(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-2")
-    client: Any = AzureProvider()._make_client()
+    client: Any = AzureProvider()._client
     headers = client._build_headers(__import__("openai")._models.FinalRequestOptions(method="get", url="/x"))
     assert "openai-organization" not in headers
     assert "openai-project" not in headers
