@@ -36,6 +36,7 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     without_gain: int = 0
+    pass_tokens: int | None = None  # what the forward passes were cut to, so that a resumed run cuts them alike
 
 
 class Saved(Protocol):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from anydpo_trainer.logprobs import PlainScorer, Scorer
 from anydpo_trainer.shard import World
 
 log = logging.getLogger("anydpo_trainer")
@@ -31,8 +32,9 @@ class Engine:
     device: torch.device
     dtype: torch.dtype
     world: World
-    tokens: int = 4096  # most tokens, padding included, in one forward pass whose size the job leaves open
+    scorer: Scorer = field(default_factory=PlainScorer)  # chosen when the model is known
     stop_asked: Callable[[], str | None] = lambda: None
+    sharded: bool = False  # each process holds a part of every trained weight
     _said: float = field(default=0.0, repr=False)
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
@@ -57,10 +59,3 @@ class Engine:
         """Make the next random draws a function of these parts alone, on every device."""
         digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def token_budget(vocabulary: int, device: torch.device) -> int:
-    """Return how many tokens to put into one forward pass, so that their logits stay within about 1 GB."""
-    logits_bytes = 4 * vocabulary * 4  # float32, with three temporaries of the same size alive
-    room = 4e9 if device.type == "cuda" else 1e9
-    return max(512, min(16384, int(room / logits_bytes)))

@@ -74,7 +74,7 @@ class Loop:
 
     def run(self, done: Progress | None) -> Progress:
         """Train to the end and return where that is; raises `Stopped` when told to, `TrainerError` when it cannot."""
-        progress = done or Progress(self.stage.name, 0)
+        progress = replace(done or Progress(self.stage.name, 0), pass_tokens=self.engine.scorer.tokens)
         if done is not None:
             checkpoints.load_optimiser(self._optimiser, self.trainee.checkpoints.path(done.stage, done.step))
         clock = _Clock(self.steps, progress.step)

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from anydpo_trainer.batch import Encoded
 from anydpo_trainer.checkpoint import Checkpoints, Progress
 from anydpo_trainer.config import Config
 from anydpo_trainer.dpo import DpoStage, first_epoch
-from anydpo_trainer.engine import Engine, token_budget
+from anydpo_trainer.engine import Engine
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.evaluate import measure, whole_set, write_rows
+from anydpo_trainer.fast.choose import Passes, choose
 from anydpo_trainer.folder import METRICS, PAIRS
 from anydpo_trainer.loop import Loop, Trainee
 from anydpo_trainer.metrics_file import MetricsFile
@@ -33,7 +34,14 @@ from anydpo_trainer.tokenise import Encoder, Refused, read_rows, sft_rows
 
 log = logging.getLogger("anydpo_trainer")
 
-FREE_TO_CHANGE = ("cache_dir", "device", "save_total_limit", "save_steps")  # a checkpoint fits whatever these say
+FREE_TO_CHANGE = (
+    "cache_dir",
+    "device",
+    "processes",
+    "sharding",
+    "save_total_limit",
+    "save_steps",
+)  # a checkpoint fits whatever these say
 
 
 @dataclass
@@ -63,7 +71,6 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     began = time.monotonic()
     start = _start_folder(config, cache, engine.world)
     known = models.load_config(start)
-    engine.tokens = token_budget(known.vocab_size, engine.device)
     tokenizer = models.load_tokenizer(start)
     data = _read(config, tokenizer, known)
     engine.check_stop()
@@ -72,6 +79,7 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     trainee = _trainee(config, policy, tokenizer, out)
     done = trainee.checkpoints.latest()
     progress = _resume(trainee, done, engine)
+    passes = _passes(config, policy, data, engine, progress)
     stages: list[dict[str, Any]] = []
     if config.sft is not None:
         trainee, ended = _sft(config, trainee, data, out, engine, progress)
@@ -97,7 +105,7 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     if engine.world.first:
         models.save(trainee.model, tokenizer, out / "model")
     return Report(
-        effective=_effective(config, data, engine, trainee),
+        effective=_effective(config, data, engine, trainee, passes),
         model=_about(config, trainee, start),
         data={
             "train_pairs": len(data.train),
@@ -221,6 +229,20 @@ def _resume(trainee: Trainee, done: tuple[Path, Progress] | None, engine: Engine
     return progress
 
 
+def _passes(config: Config, policy: Any, data: Data, engine: Engine, progress: Progress | None) -> Passes:
+    return choose(
+        policy,
+        data.train,
+        engine,
+        wanted=config.prefix_sharing,
+        longest=data.encoder.max_length
+        if config.sft is not None
+        else max((p.longest for p in data.validation), default=0),
+        tokens=progress.pass_tokens if progress else None,
+        checkpointed=config.gradient_checkpointing,
+    )
+
+
 def _sft(
     config: Config, trainee: Trainee, data: Data, out: Path, engine: Engine, progress: Progress | None
 ) -> tuple[Trainee, Progress | None]:
@@ -271,8 +293,7 @@ def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: 
         def table(pairs: Sequence[Encoded], parts: Sequence[Sequence[int]]) -> ReferenceLogps:
             if not pairs:
                 return no_reference
-            dtype = torch.float64 if engine.dtype == torch.float64 else torch.float32
-            return from_table(compute_table(reference, pairs, method, engine, cache, parts), dtype)
+            return from_table(compute_table(reference, pairs, method, engine, cache, parts), engine)
 
         size = method.precompute_ref_batch_size or config.micro_batch_size
         return _References(
@@ -312,7 +333,7 @@ def _dpo(
     return loop.run(progress if progress is not None and progress.stage == "dpo" else None)
 
 
-def _effective(config: Config, data: Data, engine: Engine, trainee: Trainee) -> dict[str, Any]:
+def _effective(config: Config, data: Data, engine: Engine, trainee: Trainee, passes: Passes) -> dict[str, Any]:
     """Return what was really run, every default resolved."""
     made = config.to_dict()
     for name in ("train_data", "validation_data", "cache_dir", "start_from"):
@@ -324,6 +345,9 @@ def _effective(config: Config, data: Data, engine: Engine, trainee: Trainee) -> 
         dtype=str(engine.dtype).removeprefix("torch."),
         device=str(engine.device),
         processes=engine.world.size,
+        sharding="full" if engine.sharded else "none",
+        gradient_checkpointing=passes.gradient_checkpointing,
+        passes=asdict(passes),
         adapter=made["adapter"] or "full",
         trained_weights=sum(weight.numel() for weight in trainee.weights),
     )
