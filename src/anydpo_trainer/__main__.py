@@ -89,6 +89,9 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
         log.error("%s%s", error["message"], f" ({error['hint']})" if error["hint"] else "")
         result = {"state": "failed", "error": error}
     except Exception as exc:
+        if world.lost_a_peer(exc):
+            log.error("another process of this run is gone; the same command goes on from the last checkpoint")
+            return INTERRUPTED
         log.exception("the trainer broke")
         hint = "this is a bug: please report it with the lines above"
         result = {"state": "failed", "error": {"code": "crashed", "message": repr(exc), "hint": hint}}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anydpo_trainer.batch import Encoded, Plan
 from anydpo_trainer.config import Config
-from anydpo_trainer.engine import Engine
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.logprobs import TokenScores, pair_scores
 from anydpo_trainer.losses import Scores, pair_losses
@@ -47,18 +47,21 @@ class DpoStage:
     def accumulate(self, step: int, indices: Sequence[int]) -> Sums:
         """Add this process's share of the batch's gradient and return its metrics."""
         parts = self._engine.scorer.cut(indices, self._costs, self._config.micro_batch_size)
-        mine = self._engine.world.mine(parts)
+        mine = self._engine.mine(parts)
         sums = Sums(PAIR_METRICS + TOKEN_METRICS)
         gradients = self._coupled_gradients(step, indices, mine, sums) if self._coupled(parts) else None
         tokens_per_pair = sum(len(self._pairs[i].chosen) for i in indices) / len(indices)
         for place, part in mine:
             tokens, scores = self._forward(step, place, part, stats=True)
+            if place == IDLE:
+                self._engine.backward(0.0 * scores.chosen.sum())
+                continue
             if gradients is not None:
-                _backward_given(scores, gradients[torch.tensor(part)])
+                self._engine.backward(_given(scores, gradients[torch.tensor(part)]))
             else:
                 weights = torch.tensor([self._pairs[i].weight for i in part]).to(scores.chosen)
                 losses = weights * pair_losses(scores, self._config.method, tokens_per_pair=tokens_per_pair)
-                torch.autograd.backward(losses.sum() / len(indices))
+                self._engine.backward(losses.sum() / len(indices))
                 sums.add("loss", losses.detach().sum(), len(part))
             add_pairs(sums, scores, self._config.method)
             add_tokens(sums, tokens)
@@ -90,6 +93,8 @@ class DpoStage:
         with torch.no_grad():
             for place, part in mine:
                 _, scores = self._forward(step, place, part)
+                if place == IDLE:
+                    continue
                 parts.append((part, scores.map(lambda value: value.detach().cpu())))
         everyone = [part for process in self._engine.world.gather(parts) for part in process]
         order = [i for part, _ in everyone for i in part]
@@ -126,7 +131,8 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
     return Scores(**columns)
 
 
-def _backward_given(scores: Scores, gradients: Tensor) -> None:
+def _given(scores: Scores, gradients: Tensor) -> Tensor:
+    """Return a value whose gradient in the scores is the given one."""
     columns = gradients.to(scores.chosen).unbind(dim=1)
-    given = zip(columns, (scores.chosen, scores.rejected, scores.chosen_nll), strict=True)
-    torch.autograd.backward([(gradient * value).sum() for gradient, value in given if value.requires_grad])
+    values = (scores.chosen, scores.rejected, scores.chosen_nll)
+    return torch.stack([(gradient * value).sum() for gradient, value in zip(columns, values, strict=True)]).sum()

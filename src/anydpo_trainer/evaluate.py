@@ -14,7 +14,7 @@ from anydpo_trainer import model as models
 from anydpo_trainer.batch import Encoded
 from anydpo_trainer.config import Evaluation, Method
 from anydpo_trainer.dpo import concatenate
-from anydpo_trainer.engine import Engine
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.fast.choose import choose
 from anydpo_trainer.folder import PAIRS
@@ -44,12 +44,14 @@ def measure(
     training = model.training
     model.eval()
     with torch.no_grad():
-        for done, (_, part) in enumerate(engine.world.mine(parts), 1):
+        for done, (place, part) in enumerate(engine.mine(parts), 1):
             engine.check_stop()
             given = reference(pairs, part)
             with engine.precision():
                 forks = [pairs[i].fork for i in part]
                 tokens = engine.scorer.score(model, forks, wpo=method.use_weighting, stats=True)
+            if place == IDLE:
+                continue
             scores = pair_scores(tokens, method, given)
             add_pairs(sums, scores, method)
             add_tokens(sums, tokens)

@@ -60,7 +60,6 @@ class Scorer(Protocol):
 class PlainScorer:
     """Each completion is a row of its own behind its prompt."""
 
-    device: torch.device = torch.device("cpu")  # noqa: RUF009
     tokens: int = 4096
     name: str = "plain"
 
@@ -74,7 +73,13 @@ class PlainScorer:
 
     def score(self, model: Any, forks: Sequence[Fork], *, wpo: bool = False, stats: bool = False) -> TokenScores:
         """Run the model on all rows and take what is asked for from its logits."""
-        return score_tokens(model, collate(forks).to(self.device), wpo=wpo, stats=stats)
+        return score_tokens(model, collate(forks).to(device_of(model)), wpo=wpo, stats=stats)
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where a model's weights are."""
+    found: torch.device = next(model.parameters()).device
+    return found
 
 
 def score_tokens(model: Any, batch: Batch, *, wpo: bool = False, stats: bool = False) -> TokenScores:

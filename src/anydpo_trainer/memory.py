@@ -10,7 +10,7 @@ from pathlib import Path
 GB = 1e9
 
 
-def least_bytes(weights: int, trained: int, *, reference: bool = False, weight_bytes: int = 4) -> dict[str, float]:
+def least_bytes(weights: int, trained: int, *, reference: bool = False, weight_bytes: float = 4) -> dict[str, float]:
     """Return what cannot be avoided, by part: weights, gradients, AdamW's two moments, a separate reference.
 
     `weights` and `trained` count parameters; activations come on top.

@@ -17,7 +17,7 @@ from torch import Tensor
 from anydpo_trainer import model as models
 from anydpo_trainer.batch import Encoded
 from anydpo_trainer.config import Method
-from anydpo_trainer.engine import Engine
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.logprobs import sequence_sums
 
 log = logging.getLogger("anydpo_trainer")
@@ -70,14 +70,17 @@ def compute_table(
     with reference.active() as model:
         key = _key(model, pairs, method, engine, parts)
         path = cache / "reference" / f"{key}.safetensors"
-        if (known := _read(path, len(pairs))) is not None:
+        known = _read(path, len(pairs))
+        if all(engine.world.gather(known is not None)) and known is not None:  # or else all compute, on every machine
             log.info("reference log-probabilities of %d pairs read from the cache", len(pairs))
             return known
         table = torch.zeros(len(pairs), 2, dtype=torch.float64)
         with engine.precision():
-            for done, (_, part) in enumerate(engine.world.mine(parts), 1):
+            for done, (place, part) in enumerate(engine.mine(parts), 1):
                 engine.check_stop()
                 sums = sequence_sums(engine.scorer.score(model, [pairs[i].fork for i in part]), method)
+                if place == IDLE:
+                    continue
                 table[torch.tensor(part)] = torch.stack(sums.chunk(2), dim=1).double().cpu()
                 engine.say_progress("reference", done * engine.world.size, len(parts))
     table = engine.world.sum(table.to(engine.device)).cpu()

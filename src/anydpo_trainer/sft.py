@@ -6,11 +6,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from anydpo_trainer.batch import Fork, Plan
 from anydpo_trainer.config import Config, Sft
-from anydpo_trainer.engine import Engine
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.metrics import Sums
 
 METRICS = ("loss", "mean_token_accuracy", "entropy")
@@ -45,12 +43,14 @@ class SftStage:
         parts = self._engine.scorer.cut(indices, self._costs, 2 * size if size else None)
         total = sum(len(self._answers[i].branches[0]) for i in indices)
         sums = Sums(METRICS)
-        for place, part in self._engine.world.mine(parts):
+        for place, part in self._engine.mine(parts):
             self._engine.seed(self._config.seed, self.name, step, place)
             with self._engine.precision():
                 tokens = self._engine.scorer.score(self._model, [self._answers[i] for i in part], stats=True)
             nll = -tokens.logps.sum()
-            torch.autograd.backward(nll / total)
+            self._engine.backward(nll / total if place != IDLE else 0.0 * nll)
+            if place == IDLE:
+                continue
             count = tokens.mask.sum()
             sums.add("loss", nll.detach(), count)
             if tokens.stats is not None:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from anydpo_trainer import checkpoint as checkpoints
-from anydpo_trainer import memory, sft
+from anydpo_trainer import fsdp, memory, sft
 from anydpo_trainer import model as models
 from anydpo_trainer.batch import Encoded
 from anydpo_trainer.checkpoint import Checkpoints, Progress
@@ -24,7 +25,7 @@ from anydpo_trainer.dpo import DpoStage, first_epoch
 from anydpo_trainer.engine import Engine
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.evaluate import measure, whole_set, write_rows
-from anydpo_trainer.fast.choose import Passes, choose
+from anydpo_trainer.fast.choose import Passes, choose, prepare_too
 from anydpo_trainer.folder import METRICS, PAIRS
 from anydpo_trainer.loop import Loop, Trainee
 from anydpo_trainer.metrics_file import MetricsFile
@@ -74,17 +75,23 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     tokenizer = models.load_tokenizer(start)
     data = _read(config, tokenizer, known)
     engine.check_stop()
+    engine.sharded = _needs_sharding(config, known, engine)
+    engine.averaged = engine.sharded and config.adapter is None
     _check_memory(config, known, engine)
     policy = _load_policy(config, start, engine)
     trainee = _trainee(config, policy, tokenizer, out)
     done = trainee.checkpoints.latest()
     progress = _resume(trainee, done, engine)
     passes = _passes(config, policy, data, engine, progress)
+    if engine.sharded:
+        fsdp.shard(policy, engine)
+        trainee = replace(trainee, weights=[weight for weight in policy.parameters() if weight.requires_grad])
     stages: list[dict[str, Any]] = []
     if config.sft is not None:
         trainee, ended = _sft(config, trainee, data, out, engine, progress)
         stages.append({"stage": "sft", "steps": ended.step, "tokens": ended.tokens} if ended else {"stage": "sft"})
-    reference = _references(config, trainee.model, data, engine, cache)
+    begun = str(out / "sft") if config.sft is not None else start
+    reference = _references(config, trainee.model, begun, data, engine, cache)
     if done is not None and done[1].stage == "dpo":
         checkpoints.load_weights(trainee.model, done[0] / "model")
         reference.restore(done[0])
@@ -102,8 +109,9 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
             trainee.metrics.append({**place, **measured})
             log.info("held-out pairs  %s", "  ".join(f"{k}={v:.6g}" for k, v in sorted(measured.items())))
         metrics.update(measured)
+    whole = fsdp.full_state(trainee.model)
     if engine.world.first:
-        models.save(trainee.model, tokenizer, out / "model")
+        models.save(trainee.model, tokenizer, out / "model", whole)
     return Report(
         effective=_effective(config, data, engine, trainee, passes),
         model=_about(config, trainee, start),
@@ -132,7 +140,7 @@ class _References:
 
 def _start_folder(config: Config, cache: Path, world: World) -> str:
     name = config.start_from or config.model
-    if world.first:
+    if world.local_rank == 0:  # each machine may have a cache of its own
         models.folder_of(name, cache, config.seed)
     world.wait()
     return models.folder_of(name, cache, config.seed)
@@ -161,18 +169,38 @@ def _read(config: Config, tokenizer: Any, known: Any) -> Data:
     return Data(train_pairs, validation, encoder.refused, encoder)
 
 
-def _check_memory(config: Config, known: Any, engine: Engine) -> None:
-    weights = models.count_weights(known)
+def _needed(config: Config, weights: int, engine: Engine) -> dict[str, float]:
+    """Return the bytes by part that this process needs at least."""
     trained = 0 if config.adapter is not None else weights
     separate = config.method.sync_ref_model or config.ref_model is not None
-    needed = memory.least_bytes(
-        weights, trained, reference=separate, weight_bytes=_weight_dtype(config, engine).itemsize
-    )
+    each = 0.6 if config.load_in_4bit else _weight_dtype(config, engine).itemsize
+    needed = memory.least_bytes(weights, trained, reference=separate, weight_bytes=each)
+    return {name: size / (engine.world.size if engine.sharded else 1) for name, size in needed.items()}
+
+
+def _available(engine: Engine) -> tuple[float | None, str]:
+    """Return the bytes that this process can have, and where."""
     if engine.device.type == "cuda":
-        available: float | None = torch.cuda.mem_get_info(engine.device)[0]
-        where = "on the GPU"
-    else:
-        available, where = memory.available_ram(), "of memory"
+        return float(torch.cuda.mem_get_info(engine.device)[0]), "on the GPU"
+    free = memory.available_ram()
+    return free if free is None else free / int(os.environ.get("LOCAL_WORLD_SIZE", "1")), "of memory"
+
+
+def _needs_sharding(config: Config, known: Any, engine: Engine) -> bool:
+    """Say whether the weights are to be in parts: when that is asked for, or else when they would not fit."""
+    if engine.world.size == 1 or config.sharding == "none" or config.load_in_4bit:
+        return False
+    if config.sharding == "full":
+        return True
+    available, _ = _available(engine)
+    needed = sum(_needed(config, models.count_weights(known), engine).values())
+    return any(engine.world.gather(available is not None and needed > 0.7 * available))
+
+
+def _check_memory(config: Config, known: Any, engine: Engine) -> None:
+    weights = models.count_weights(known)
+    needed = _needed(config, weights, engine)
+    available, where = _available(engine)
     sentence = memory.shortage(needed, available, where) if available is not None else None
     if sentence:
         raise TrainerError(
@@ -195,7 +223,8 @@ def _weight_dtype(config: Config, engine: Engine) -> torch.dtype:
 
 
 def _load_policy(config: Config, start: str, engine: Engine) -> Any:
-    model = models.load_model(start, _weight_dtype(config, engine), engine.device)
+    device = torch.device("cpu") if engine.sharded else engine.device
+    model = models.load_model(start, _weight_dtype(config, engine), device, in_4bit=config.load_in_4bit)
     if models.adapter_base(start):
         if config.adapter is None:
             model = model.merge_and_unload()
@@ -249,7 +278,7 @@ def _sft(
     """Run the supervised stage, or take its result from the folder; the policy starts DPO from there."""
     assert config.sft is not None
     folder, ended = out / "sft", None
-    if folder.is_dir():
+    if all(engine.world.gather(folder.is_dir())):
         checkpoints.load_weights(trainee.model, folder)
     else:
         chosen = config.sft.data == "chosen"
@@ -264,8 +293,9 @@ def _sft(
             checkpoints.load_weights(trainee.model, trainee.checkpoints.path(progress.stage, progress.step) / "model")
         stage = sft.SftStage(trainee.model, answers, config, config.sft, engine)
         ended = Loop(stage, trainee, config, engine).run(progress)
+        whole = fsdp.full_state(trainee.model)
         if engine.world.first:
-            models.save(trainee.model, trainee.tokenizer, folder)
+            models.save(trainee.model, trainee.tokenizer, folder, whole)
         engine.world.wait()
     if config.adapter is not None:
         models.train_only_adapter(trainee.model, str(folder))
@@ -273,7 +303,7 @@ def _sft(
     return replace(trainee, weights=weights), ended
 
 
-def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: Path) -> _References:
+def _references(config: Config, policy: Any, begun: str, data: Data, engine: Engine, cache: Path) -> _References:
     """Build the reference while the policy still is what it starts from."""
     method = config.method
     if not method.needs_reference:
@@ -281,11 +311,15 @@ def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: 
     separate = None
     if config.ref_model is not None:
         folder = models.folder_of(config.ref_model, cache, config.seed)
-        separate = models.load_model(folder, _weight_dtype(config, engine), engine.device)
+        device = torch.device("cpu") if engine.sharded else engine.device
+        separate = models.load_model(folder, _weight_dtype(config, engine), device)
         if separate.config.vocab_size != policy.config.vocab_size:
             raise TrainerError(
                 "other_vocabulary", f"ref_model: {config.ref_model} has another vocabulary than the model"
             )
+        prepare_too(separate, data.train, engine)
+        if engine.sharded:
+            fsdp.shard(separate, engine)
     if _precompute(config, data):
         fixed = separate or (policy if config.adapter is None else None)
         reference = models.Reference(policy, fixed)
@@ -301,10 +335,20 @@ def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: 
             table(data.validation, whole_set(data.validation, engine, size)),
         )
     if separate is None and config.adapter is None:
-        separate = copy.deepcopy(policy).requires_grad_(False)
+        separate = _copy_of(policy, config, begun, data, engine)
     reference = models.Reference(policy, separate)
     each = with_every_batch(reference, method, engine)
     return _References(each, each, reference if method.sync_ref_model else None)
+
+
+def _copy_of(policy: Any, config: Config, begun: str, data: Data, engine: Engine) -> Any:
+    """Return the policy as it is before its first step, apart from what will be trained."""
+    if not engine.sharded:
+        return copy.deepcopy(policy).requires_grad_(False)
+    made = _load_policy(config, begun, engine).requires_grad_(False)
+    prepare_too(made, data.train, engine)
+    fsdp.shard(made, engine)
+    return made
 
 
 def _precompute(config: Config, data: Data) -> bool:

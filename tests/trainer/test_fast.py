@@ -21,7 +21,7 @@ from anydpo_trainer.fast.scorer import SharedScorer
 from anydpo_trainer.logprobs import PlainScorer, Scorer, pair_scores
 from anydpo_trainer.losses import pair_losses
 
-CPU = torch.device("cpu")
+
 VOCABULARY = 300
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -58,7 +58,7 @@ def make(kind: str, **options: Any) -> Any:
 
 def shared(model: Any, **options: Any) -> tuple[Any, SharedScorer]:
     """A copy of the model that takes the fast path; refused is an error here."""
-    other, scorer = copy.deepcopy(model), SharedScorer(CPU, **options)
+    other, scorer = copy.deepcopy(model), SharedScorer(**options)
     assert fit.adopt(other, scorer, FORKS[:2], longest=64) is None
     return other, scorer
 
@@ -102,7 +102,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_those_of_the_plain_path(kind: str) -> None:
     model = make(kind.split()[0], **KINDS[kind])
-    wanted = gradients(model, PlainScorer(CPU), [FORKS], METHOD)
+    wanted = gradients(model, PlainScorer(), [FORKS], METHOD)
     agree(wanted, gradients(*shared(model), [FORKS], METHOD))
 
 
@@ -112,7 +112,7 @@ def test_losses_and_gradients_are_those_of_the_plain_path(kind: str) -> None:
 def test_order_and_cut_change_nothing(store: bool, in_place: bool, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is packed with what, in slices of the vocabulary or whole, kept or computed again."""
     model = make("Llama", tie_word_embeddings=tied)
-    wanted = gradients(model, PlainScorer(CPU), [[fork] for fork in FORKS], METHOD)
+    wanted = gradients(model, PlainScorer(), [[fork] for fork in FORKS], METHOD)
     other, scorer = shared(model, in_place=in_place, store_bytes=1e9 if store else 0.0)
     monkeypatch.setattr(head, "SLICE", 77)
     agree(wanted, gradients(other, scorer, [FORKS], METHOD))
@@ -131,9 +131,9 @@ def test_adapters_and_their_reference(targets: Any) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
     other, scorer = shared(model)
-    agree(gradients(model, PlainScorer(CPU), [FORKS], METHOD), gradients(other, scorer, [FORKS], METHOD))
+    agree(gradients(model, PlainScorer(), [FORKS], METHOD), gradients(other, scorer, [FORKS], METHOD))
     with models.Reference(model).active() as plain, models.Reference(other).active() as fast:
-        wanted, found = PlainScorer(CPU).score(plain, FORKS), scorer.score(fast, FORKS)
+        wanted, found = PlainScorer().score(plain, FORKS), scorer.score(fast, FORKS)
         with_adapter = scorer.score(other, FORKS)
     assert (wanted.logps[wanted.mask] - found.logps[found.mask]).abs().max() < 1e-12
     assert torch.equal(with_adapter.logps, found.logps)  # still without the adapter in there
@@ -152,8 +152,8 @@ def test_adapters_and_their_reference(targets: Any) -> None:
 def test_what_losses_and_metrics_need_is_there(method: Method) -> None:
     model = make("Qwen2")
     other, scorer = shared(model)
-    agree(gradients(model, PlainScorer(CPU), [FORKS], method), gradients(other, scorer, [FORKS], method))
-    wanted = PlainScorer(CPU).score(model, FORKS, wpo=True, stats=True)
+    agree(gradients(model, PlainScorer(), [FORKS], method), gradients(other, scorer, [FORKS], method))
+    wanted = PlainScorer().score(model, FORKS, wpo=True, stats=True)
     found = scorer.score(other, FORKS, wpo=True, stats=True)
     assert torch.equal(wanted.mask.sum(dim=1), found.mask.sum(dim=1))
     assert wanted.stats is not None
@@ -166,7 +166,7 @@ def test_checkpointed_layers_know_their_row() -> None:
     model = make("Llama").train()
     other, scorer = shared(model)
     other.train()
-    wanted = gradients(model, PlainScorer(CPU), [FORKS], METHOD)
+    wanted = gradients(model, PlainScorer(), [FORKS], METHOD)
     models.checkpoint_activations(other)
     agree(wanted, gradients(other, scorer, [FORKS], METHOD))
 
@@ -246,8 +246,8 @@ def test_a_model_that_only_its_numbers_give_away_is_left_as_it_was(monkeypatch: 
         return output
 
     monkeypatch.setattr(type(model), "forward", scaled)
-    scorer = SharedScorer(CPU)
-    before = PlainScorer(CPU).score(model, FORKS)
+    scorer = SharedScorer()
+    before = PlainScorer().score(model, FORKS)
     reason = fit.adopt(model, scorer, FORKS[:2], longest=64)
     assert reason is not None
     assert "off by" in reason

@@ -40,7 +40,7 @@ def plain_scorer(vocabulary: int, device: torch.device) -> PlainScorer:
     """Return the plain path with as many tokens in a forward pass as keep its logits within about 1 GB."""
     logits_bytes = 4 * vocabulary * 4  # float32, with three temporaries of the same size alive
     room = 4e9 if device.type == "cuda" else 1e9
-    return PlainScorer(device, max(512, min(16384, int(room / logits_bytes))))
+    return PlainScorer(max(512, min(16384, int(room / logits_bytes))))
 
 
 def choose(
@@ -56,7 +56,7 @@ def choose(
     """Set the engine's scorer; `tokens` is what a resumed run began with, `longest` a row that may come later."""
     plain = plain_scorer(model.config.get_text_config().vocab_size, engine.device)
     engine.scorer = plain
-    scorer = SharedScorer(engine.device, in_place=not engine.sharded, plain=plain)
+    scorer = SharedScorer(in_place=not engine.sharded, plain=plain)
     sample = _sample(pairs)
     longest = max([longest or 0, *(pair.longest for pair in pairs)])
     with engine.precision():
@@ -79,6 +79,15 @@ def choose(
     return Passes("shared", None, scorer.tokens, round(kept), found.store > 0, checkpointed or found.checkpoint)
 
 
+def prepare_too(model: Any, pairs: Sequence[Encoded], engine: Engine) -> None:
+    """Let a second model, the reference, take the fast path as well if the first one does and this one can."""
+    if isinstance(engine.scorer, SharedScorer):
+        with engine.precision():
+            reason = adopt(model, engine.scorer, _sample(pairs), max(pair.longest for pair in pairs))
+        if reason is not None:
+            log.info("the reference computes each prompt with each of its completions: %s", reason)
+
+
 def _sample(pairs: Sequence[Encoded]) -> list[Fork]:
     """Return two short pairs of the first ones: enough to show any leak from one into the other."""
     return [pair.fork for pair in sorted(pairs[:16], key=lambda pair: pair.longest)[:2]]
@@ -87,6 +96,8 @@ def _sample(pairs: Sequence[Encoded]) -> list[Fork]:
 def _room(model: Any, engine: Engine) -> float:
     """Return the bytes that a forward pass may keep, beside gradients and optimiser states that are still to come."""
     to_come = 12.0 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    if engine.sharded:  # the weights are not there yet either, and each process has a part of all
+        to_come = (to_come + 4.0 * sum(weight.numel() for weight in model.parameters())) / engine.world.size
     if engine.device.type == "cuda":
         return 0.8 * (torch.cuda.mem_get_info(engine.device)[0] - to_come)
     free = memory.available_ram()

@@ -31,7 +31,7 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.5, torc
 
 
 def refusal(model: Any, longest: int) -> str | None:
-    """Return why a model cannot share prompts on rows of at most `longest` tokens, None if nothing speaks against it."""
+    """Return why a model cannot share prompts where rows have up to `longest` tokens, None if nothing is known."""
     inner = whole(model)
     config = inner.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}

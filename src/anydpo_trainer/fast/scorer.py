@@ -13,7 +13,7 @@ from anydpo_trainer.batch import Fork, micro_batches
 from anydpo_trainer.fast.embed import embed
 from anydpo_trainer.fast.head import Head, Predictions, predict
 from anydpo_trainer.fast.layout import Layout, lay_out, tokens_of
-from anydpo_trainer.logprobs import PlainScorer, TokenScores, TokenStats
+from anydpo_trainer.logprobs import PlainScorer, TokenScores, TokenStats, device_of
 
 PREPARED = "anydpo_prepared"  # set on a model whose attention and last layer know layouts
 METHOD = "anydpo_predict"  # set on a sharded model: `predictions`, with its weights gathered
@@ -23,8 +23,7 @@ METHOD = "anydpo_predict"  # set on a sharded model: `predictions`, with its wei
 class SharedScorer:
     """Each prompt once, its completions behind it. A model that was not prepared for that is run plainly."""
 
-    device: torch.device
-    tokens: int = 2048
+    tokens: int = 1024
     store_bytes: float = 1e9  # exponentials that may be kept for the backward pass; above it they are computed again
     in_place: bool = True  # gradients of embeddings and output layer may be added up where they will be
     name: str = "shared"
@@ -42,7 +41,7 @@ class SharedScorer:
         """Run the model on one row of all forks."""
         if not hasattr(whole(model), PREPARED):
             return self.plain.score(model, forks, wpo=wpo, stats=stats)
-        layout = lay_out(forks).to(self.device)
+        layout = lay_out(forks).to(device_of(model))
         run = getattr(model, METHOD, None)
         made = run(layout, self, wpo, stats) if run else predictions(model, layout, self, wpo, stats)
         return _table(layout, made)
