@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import importlib
+import itertools
 import json
 import logging
 import os
@@ -112,12 +114,13 @@ def _smollm2(count: int) -> tuple[Any, list[Any]]:
     with gzip.open(HH, "rt", encoding="utf-8") as file:
         rows = [row for line in file if (row := _hh(json.loads(line))) is not None]
     rows = random.Random(0).sample(rows, 3 * count)
-    return model, list(encoder.pairs((f"hh:{i}", row) for i, row in enumerate(rows)))[:count]
+    return model, list(encoder.pairs(rows))[:count]
 
 
 def _hh(row: dict[str, str]) -> dict[str, Any] | None:
     """Return a pair of Anthropic's dialogues as canonical messages, None where only the prompts differ."""
-    start = os.path.commonprefix([row["chosen"], row["rejected"]]).rfind("\n\nAssistant:")
+    same = itertools.takewhile(lambda two: two[0] == two[1], zip(row["chosen"], row["rejected"], strict=False))
+    start = "".join(letter for letter, _ in same).rfind("\n\nAssistant:")
     parts = row["chosen"][:start].split("\n\n")
     turns = [part for part in parts if part.startswith(("Human:", "Assistant:"))]
     if start < 0 or not turns or not turns[-1].startswith("Human:"):
@@ -170,21 +173,23 @@ def ours(model: Any, pairs: list[Any], size: int, out: Path) -> tuple[Step, Any]
 
 def trl(model: Any, pairs: list[Any], size: int, out: Path) -> Step:
     """Return a step of TRL's trainer: its loss, backward pass, clipping and its optimiser."""
-    import datasets
     import torch
-    from trl import DPOConfig, DPOTrainer
 
     from anydpo_trainer import tiny
 
+    # Requirements of this benchmark alone: type checkers need not have them
+    datasets: Any = importlib.import_module("datasets")
+    library: Any = importlib.import_module("trl")
     datasets.disable_progress_bars()
+    trainer_class: Any = library.DPOTrainer
 
-    class Tokenised(DPOTrainer):  # type: ignore[misc]
+    class Tokenised(trainer_class):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
     names = (("prompt_ids", "prompt"), ("chosen_ids", "chosen"), ("rejected_ids", "rejected"))
     rows = datasets.Dataset.from_list([{key: list(getattr(pair, name)) for key, name in names} for pair in pairs])
-    arguments = DPOConfig(
+    arguments = library.DPOConfig(
         output_dir=str(out),
         beta=BETA,
         bf16=False,
@@ -201,7 +206,7 @@ def trl(model: Any, pairs: list[Any], size: int, out: Path) -> Step:
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    trainer = Tokenised(model=model, args=arguments, train_dataset=rows, processing_class=tiny.make_tokenizer())
+    trainer: Any = Tokenised(model=model, args=arguments, train_dataset=rows, processing_class=tiny.make_tokenizer())
     loader = trainer.get_train_dataloader()  # computes the reference
     trainer.create_optimizer()
     model.train()

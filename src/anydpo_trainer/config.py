@@ -386,6 +386,9 @@ class Config:
         made = _parse(cls, given, "", problems)
         if not problems:
             problems += made.problems()
+            if made.load_in_4bit and made.adapter is None:  # a job may leave its adapter to the place
+                said = "weights of 4 bits cannot be trained themselves"
+                problems.append(Problem("load_in_4bit", "needs_adapter", said, "train a LoRA adapter"))
         if problems:
             raise ConfigError(problems)
         return typing.cast("Config", made)
@@ -405,13 +408,6 @@ class Config:
                 "no_separate_reference",
                 "with LoRA the reference is the model without the adapter, which cannot follow the policy",
                 'adapter = "full"',
-            )
-        if self.load_in_4bit and self.adapter is None:
-            yield Problem(
-                "load_in_4bit",
-                "needs_adapter",
-                "weights of 4 bits cannot be trained themselves",
-                "train a LoRA adapter",
             )
         if self.load_in_4bit and self.device == "cpu":
             yield Problem("load_in_4bit", "needs_gpu", "4-bit weights need an NVIDIA GPU, and device is cpu")

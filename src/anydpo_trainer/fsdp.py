@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -22,6 +22,8 @@ from torch.distributed.tensor import DTensor
 from anydpo_trainer.engine import Engine
 from anydpo_trainer.fast.scorer import METHOD, predictions, whole
 from anydpo_trainer.shard import gathered, like, release
+
+dcp: Any = torch.distributed.checkpoint  # it exports its names by importing them
 
 
 def shard(model: Any, engine: Engine) -> None:

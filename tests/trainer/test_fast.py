@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from array import array
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,18 @@ import transformers
 from torch import Tensor
 
 from anydpo_trainer import model as models
+from anydpo_trainer import tiny
 from anydpo_trainer.batch import Fork
 from anydpo_trainer.config import LoRA, Method
-from anydpo_trainer.fast import fit, head, layout
+from anydpo_trainer.engine import Stopped
+from anydpo_trainer.errors import TrainerError
+from anydpo_trainer.fast import budget as budgets
+from anydpo_trainer.fast import choose, fit, head, layout
 from anydpo_trainer.fast.attention import sees
 from anydpo_trainer.fast.scorer import SharedScorer
 from anydpo_trainer.logprobs import PlainScorer, Scorer, pair_scores
 from anydpo_trainer.losses import pair_losses
-
+from tests.trainer.helpers import run, same, small_model, text_pairs, write_jsonl
 
 VOCABULARY = 300
 SIZES: dict[str, Any] = {
@@ -72,7 +77,7 @@ def gradients(
     for part in parts:
         tokens = scorer.score(model, part, wpo=method.use_weighting, stats=True)
         value = pair_losses(pair_scores(tokens, method), method, tokens_per_pair=3.0)
-        value.sum().backward()
+        torch.autograd.backward(value.sum())
         losses.append(value.detach())
     found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     return torch.cat(losses), found
@@ -252,3 +257,89 @@ def test_a_model_that_only_its_numbers_give_away_is_left_as_it_was(monkeypatch: 
     assert reason is not None
     assert "off by" in reason
     assert torch.equal(scorer.score(model, FORKS).logps, before.logps)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "model": str(small_model(tmp_path / "model")),
+        "train_data": str(write_jsonl(tmp_path / "train.jsonl", text_pairs(12))),
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "dtype": "float64",
+    }
+
+
+def test_a_run_on_either_path_ends_in_the_same_weights(job: dict[str, Any], tmp_path: Path) -> None:
+    extra = {"sft": {"data": "chosen", "learning_rate": 1e-3}, "method": {"loss_type": ["sigmoid", "sft"]}}
+    fast, wanted = run(tmp_path / "a", **job, **extra)
+    plain, found = run(tmp_path / "b", **job, **extra, prefix_sharing=False)
+    assert (fast.effective["passes"]["path"], fast.effective["passes"]["reason"]) == ("shared", None)
+    assert (plain.effective["passes"]["path"], plain.effective["passes"]["reason"]) == (
+        "plain",
+        "prefix_sharing = false",
+    )
+    assert same(wanted, found, 1e-6)
+
+
+def test_what_stands_against_the_fast_path_is_in_the_result(job: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(**{**SIZES, "vocab_size": tiny.VOCABULARY, "sliding_window": 8})
+    kind: Any = transformers.MistralForCausalLM
+    kind(config).save_pretrained(tmp_path / "mistral")
+    tiny.make_tokenizer().save_pretrained(tmp_path / "mistral")
+    report, _ = run(tmp_path / "out", **{**job, "model": str(tmp_path / "mistral")}, max_steps=1)
+    assert report.effective["passes"]["path"] == "plain"
+    assert "sliding window of 8 tokens" in report.effective["passes"]["reason"]
+
+
+def test_layers_are_checkpointed_only_where_memory_asks_for_it(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room, wanted = run(tmp_path / "a", **job)
+    monkeypatch.setattr(choose, "_room", lambda *_: 1000.0)
+    without, found = run(tmp_path / "b", **job)
+    assert [r.effective["gradient_checkpointing"] for r in (with_room, without)] == [False, True]
+    assert without.effective["passes"]["keeps_softmax"] is False
+    assert same(wanted, found, 1e-9)
+
+
+def test_a_resumed_run_cuts_its_forward_passes_as_it_began(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "LEAST", 60)
+    monkeypatch.setattr(choose, "_room", lambda *_: 1e6)  # another amount of memory is free each time
+    begun = tmp_path / "out" / "metrics.jsonl"
+    with pytest.raises(Stopped):
+        run(tmp_path / "out", **job, stop=lambda: "interrupted" if begun.exists() else None)
+    monkeypatch.setattr(choose, "_room", lambda *_: 1e9)
+    other, _ = run(tmp_path / "other", **job)
+    resumed, _ = run(tmp_path / "out", **job)
+    assert resumed.effective["passes"]["tokens"] < other.effective["passes"]["tokens"]
+
+
+def test_memory_decides_how_much_is_kept() -> None:
+    weight = make("Llama")  # 300 logits in float32 are 1,200 bytes a position
+    plenty, tight, none = (budgets.budget(weight, 1000.0, [600, 500, 400], room) for room in (1e9, 700e3, 500e3))
+    assert (plenty.tokens, plenty.store > 0, plenty.checkpoint) == (1024, True, False)
+    assert (tight.tokens, tight.store, tight.checkpoint) == (700, 0.0, False)
+    assert (none.tokens, none.checkpoint) == (600, True)
+    frozen = budgets.budget(weight.requires_grad_(False), 1000.0, [600, 500, 400], 1e6)
+    assert (frozen.tokens, frozen.store) == (1000, 0.0)
+
+
+def test_what_a_token_keeps_is_measured() -> None:
+    """At the least each layer's input and what its feed-forward part multiplies; weights are not counted."""
+    model, scorer = shared(make("Llama"))
+    kept = budgets.measure_kept(model, scorer, FORKS)
+    least = 8 * SIZES["num_hidden_layers"] * (2 * SIZES["hidden_size"] + 2 * SIZES["intermediate_size"])
+    assert least < kept < 10 * least
+    assert budgets.measure_kept(model, scorer, FORKS * 3) == pytest.approx(kept, rel=0.1)
+
+
+def test_bases_of_four_bits_are_refused_without_a_gpu(job: dict[str, Any], tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU: what is tested here is its absence")
+    with pytest.raises(TrainerError, match="needs an NVIDIA GPU") as found:
+        run(tmp_path / "out", **job, load_in_4bit=True, adapter={"r": 2})
+    assert found.value.code == "no_gpu"

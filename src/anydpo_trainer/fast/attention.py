@@ -75,8 +75,8 @@ def _one_fork(q: Tensor, k: Tensor, v: Tensor, scale: float | None, segment: Seg
         unread = q.new_zeros(*q.shape[:2], segment.read, v.shape[3])
         made = [unread, _behind(q[:, :, segment.read : first], k[:, :, :first], v[:, :, :first], scale)]
     else:
-        whole = (part[:, :, :first] for part in (q, k, v))
-        made = [F.scaled_dot_product_attention(*whole, is_causal=True, scale=scale)]
+        q_, k_, v_ = (part[:, :, :first] for part in (q, k, v))
+        made = [F.scaled_dot_product_attention(q_, k_, v_, is_causal=True, scale=scale)]
     at = first
     for length in segment.branches[1:]:
         seen = [torch.cat((part[:, :, :trunk], part[:, :, at : at + length]), dim=2) for part in (k, v)]

@@ -99,6 +99,6 @@ def _room(model: Any, engine: Engine) -> float:
     if engine.sharded:  # the weights are not there yet either, and each process has a part of all
         to_come = (to_come + 4.0 * sum(weight.numel() for weight in model.parameters())) / engine.world.size
     if engine.device.type == "cuda":
-        return 0.8 * (torch.cuda.mem_get_info(engine.device)[0] - to_come)
+        return 0.8 * (float(torch.cuda.mem_get_info(engine.device)[0]) - to_come)
     free = memory.available_ram()
     return UNKNOWN_ROOM if free is None else 0.5 * (free / int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - to_come)

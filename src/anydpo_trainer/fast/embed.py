@@ -27,7 +27,8 @@ class _Embed(torch.autograd.Function):
         return F.embedding(ids, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
         (ids,) = ctx.saved_tensors
         weight: Tensor = ctx.weight
         if ctx.padding is not None:  # torch keeps that row's gradient at 0

@@ -110,7 +110,8 @@ class _Predict(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, _bias: Tensor | None, rows: Tensor, labels: Tensor, head: Head
     ) -> Any:
         states = hidden.detach().to(head.dtype)
-        count, exact = states.shape[0], {"dtype": head.exact, "device": hidden.device}
+        count = states.shape[0]
+        exact: dict[str, Any] = {"dtype": head.exact, "device": hidden.device}
         online, chosen = _Online(count, head), torch.zeros(len(labels), **exact)
         keep = ctx.needs_input_grad[1] and head.store
         # Of a frozen layer: sum over the vocabulary of p times its row, for each position
@@ -138,7 +139,8 @@ class _Predict(torch.autograd.Function):
         return chosen - log_z[rows], *rest
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad: Tensor = grads[0]
         hidden, weight, rows, labels, log_z, mean = ctx.saved_tensors
         falling = torch.zeros_like(log_z).index_add_(0, rows, grad)  # of each position's logits, times probability
         to_hidden = to_weight = to_bias = None
@@ -161,7 +163,7 @@ def _through_slices(
     states = hidden.detach().to(head.dtype)
     in_place = head.in_place and weight.is_leaf
     first = weight.grad is None or not in_place
-    to_weight = torch.empty_like(weight) if first else weight.grad
+    to_weight: Tensor = torch.empty_like(weight) if first else weight.grad
     to_bias = torch.empty_like(head.bias) if head.bias is not None and ctx.needs_input_grad[2] else None
     kept: list[tuple[Tensor, Tensor]] = ctx.kept
     for number, (start, part) in enumerate(head.slices()):

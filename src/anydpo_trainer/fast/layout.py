@@ -73,7 +73,8 @@ def tokens_of(fork: Fork) -> int:
 def lay_out(forks: Sequence[Fork]) -> Layout:
     """Return the row of these forks; all have the same number of completions."""
     count, width = len(forks[0].branches), max(len(branch) for fork in forks for branch in fork.branches)
-    ids, positions, read, rows, labels, slots = ([] for _ in range(6))  # type: ignore[var-annotated]
+    made: list[list[Tensor]] = [[] for _ in range(6)]
+    ids, positions, read, rows, labels, slots = made
     segments: list[Segment] = []
     start = reads = 0
     for at, fork in enumerate(forks):
@@ -95,10 +96,13 @@ def lay_out(forks: Sequence[Fork]) -> Layout:
             behind += own
         start, reads = segment.end, reads + behind
     return Layout(
-        torch.cat(ids).unsqueeze(0),
-        torch.cat(positions).unsqueeze(0),
-        tuple(segments),
-        *(torch.cat(parts) for parts in (read, rows, labels, slots)),
+        input_ids=torch.cat(ids).unsqueeze(0),
+        position_ids=torch.cat(positions).unsqueeze(0),
+        segments=tuple(segments),
+        read=torch.cat(read),
+        rows=torch.cat(rows),
+        labels=torch.cat(labels),
+        slots=torch.cat(slots),
         shape=(count * len(forks), width),
     )
 
