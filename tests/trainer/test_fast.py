@@ -311,7 +311,7 @@ def test_a_resumed_run_cuts_its_forward_passes_as_it_began(
     monkeypatch.setattr(choose, "_room", lambda *_: 1e6)  # another amount of memory is free each time
     begun = tmp_path / "out" / "metrics.jsonl"
     with pytest.raises(Stopped):
-        run(tmp_path / "out", **job, stop=lambda: "interrupted" if begun.exists() else None)
+        run(tmp_path / "out", **job, stop=lambda: "interrupted" if begun.exists() and begun.read_text() else None)
     monkeypatch.setattr(choose, "_room", lambda *_: 1e9)
     other, _ = run(tmp_path / "other", **job)
     resumed, _ = run(tmp_path / "out", **job)
