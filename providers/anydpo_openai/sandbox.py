@@ -41,7 +41,7 @@ class OpenAISandbox:
     name = "openai"
     base = "/v1"
     models: ClassVar[Mapping[str, str]] = MODELS
-    clears = ("OPENAI_",)
+    clears: tuple[str, ...] = ("OPENAI_",)
     rules = Rules(least=10)
     id_length = 24
     new_file_status: str | None = None
@@ -371,7 +371,7 @@ class OpenAISandbox:
             "created": f"Created fine-tuning job: {job.id}",
             "validated": "Files validated, moving job to queued state",
             "started": "Fine-tuning job started",
-            "metrics": f"Step {record.get('step')}/{total}: training loss={record.get('train/loss', 0):.2f}",
+            "metrics": _step(record, total),
             "checkpoint": f"Checkpoint created at step {record.get('step')}",
             "packed": f"New fine-tuned model created: {self.tuned_name(job) or ''}",
             "succeeded": "The job has successfully completed",
@@ -380,9 +380,11 @@ class OpenAISandbox:
             "paused": "Fine-tuning job paused",
             "resumed": "Fine-tuning job resumed",
         }.get(moment.kind)
-        if said is None or (moment.kind == "metrics" and "train/loss" not in record):
+        if said is None:
             return None
-        metrics = {**_metrics(record), "total_steps": total} if moment.kind == "metrics" else {}
+        metrics: dict[str, Any] = {}
+        if moment.kind == "metrics":
+            metrics = {**_metrics(record, full="train/loss" not in record), "total_steps": total}
         return {
             "id": f"ftevent-{job.facts['suffix']}{number:08d}",
             "object": "fine_tuning.job.event",
@@ -394,7 +396,7 @@ class OpenAISandbox:
         }
 
     def _checkpoint(self, job: Job, step: int) -> dict[str, Any]:
-        record = next((record for record in reversed(job.records) if record["step"] == step), {})
+        record = job.by_step().get(step, {})
         return {
             "id": f"ftckpt_{job.facts['suffix']}{step:06d}",
             "object": "fine_tuning.job.checkpoint",
@@ -412,7 +414,7 @@ class OpenAISandbox:
             columns = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
             table = csv.writer(text, lineterminator="\n")
             table.writerow(columns)
-            for record in job.records:
+            for record in job.by_step().values():
                 row = {**_metrics(record), "train_accuracy": record.get("train/mean_token_accuracy")}
                 table.writerow("" if row.get(name) is None else row[name] for name in columns)
             data = text.getvalue().encode()
@@ -421,6 +423,12 @@ class OpenAISandbox:
             stored = Stored(path, len(data), digest(data), "")
             job.facts["results"] = self.files.add("step_metrics.csv", "fine-tune-results", stored).id
         return str(job.facts["results"])
+
+
+def _step(record: Mapping[str, Any], total: int) -> str:
+    parts = {"training loss": "train/loss", "validation loss": "eval/loss"}
+    said = [f"{words}={record[name]:.2f}" for words, name in parts.items() if record.get(name) is not None]
+    return f"Step {record.get('step')}/{total}: {', '.join(said)}"
 
 
 def _metrics(record: Mapping[str, Any], *, full: bool = False) -> dict[str, Any]:

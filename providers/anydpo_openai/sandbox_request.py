@@ -41,12 +41,12 @@ def checked(given: dict[str, Any], more: frozenset[str]) -> dict[str, Any]:
 
 def hyperparameters(given: Mapping[str, Any], resolved: Task | None = None) -> tuple[str, dict[str, Any]]:
     """Return (the method, its hyperparameters), `auto` where unset; the numbers taken once there is a task."""
-    method = given.get("method") or {"type": "supervised"}
+    method: Any = given.get("method") or {"type": "supervised"}
     kind = method["type"]
     asked = (method.get(kind) or {}).get("hyperparameters") or given.get("hyperparameters") or {}
     made = {name: asked.get(name, "auto") for name in sorted(METHODS[kind])}
     if resolved is not None:
-        taken = {"batch_size": resolved.batch_size, "n_epochs": resolved.epochs}
+        taken: dict[str, Any] = {"batch_size": resolved.batch_size, "n_epochs": resolved.epochs}
         taken |= {"learning_rate_multiplier": resolved.rate, "beta": resolved.method.get("beta")}
         made = {name: taken[name] if value == "auto" else value for name, value in made.items()}
     return kind, made
@@ -61,7 +61,7 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def _check_method(given: Mapping[str, Any]) -> None:
-    method = given.get("method") or {"type": "supervised"}
+    method: Any = given.get("method") or {"type": "supervised"}
     kind = method.get("type")
     if kind not in METHODS:
         raise _invalid("method.type", "the sandbox knows 'dpo' and 'supervised'")
@@ -69,7 +69,11 @@ def _check_method(given: Mapping[str, Any]) -> None:
     where = f"method.{kind}.hyperparameters"
     if unknown := sorted(set(asked) - METHODS[kind]):
         raise Refusal(400, f"Unknown parameter: '{where}.{unknown[0]}'.", "unknown_parameter", f"{where}.{unknown[0]}")
-    limits = {"beta": (0, 2, float), "batch_size": (1, 256, int), "n_epochs": (1, 50, int)}
+    limits: dict[str, tuple[float, float, type]] = {
+        "beta": (0, 2, float),
+        "batch_size": (1, 256, int),
+        "n_epochs": (1, 50, int),
+    }
     limits |= {"learning_rate_multiplier": (0, float("inf"), float)}
     for name, value in asked.items():
         low, high, kind_of = limits[name]

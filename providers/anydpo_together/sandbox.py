@@ -21,40 +21,23 @@ from anydpo.sandbox.jobs import Failure, Job
 from anydpo.sandbox.training import Task
 from anydpo.sandbox.wire import Refusal, answer, identifier, json_object
 from anydpo.sandbox.world import World
-from anydpo_together.sandbox_events import event, metrics
+from anydpo_together.sandbox_events import WORDS, checkpoint, event, metrics, status
 from anydpo_together.sandbox_files import Files
-from anydpo_together.sandbox_request import CREDIT, MODELS, checked, limits, price
+from anydpo_together.sandbox_request import (
+    CREDIT,
+    DEFAULTS,
+    MODELS,
+    OWN_RATE,
+    SECRETS,
+    checked,
+    limits,
+    price,
+    trainer_adapter,
+    trainer_method,
+    trainer_options,
+)
 
-WORDS = {
-    "validating": "pending",
-    "queued": "queued",
-    "running": "running",
-    "compressing": "compressing",
-    "uploading": "uploading",
-    "cancelling": "cancel_requested",
-    "pausing": "running",
-    "paused": "running",
-    "resuming": "running",
-    "succeeded": "completed",
-    "failed": "error",
-    "cancelled": "cancelled",
-}
-OWN_RATE = 1e-5  # the service's default is the stand-in model's own rate
-DEFAULTS = {
-    "n_epochs": 1,
-    "n_checkpoints": 1,
-    "n_evals": 0,
-    "batch_size": "max",
-    "learning_rate": OWN_RATE,
-    "lr_scheduler": {"lr_scheduler_type": "cosine", "lr_scheduler_args": {"min_lr_ratio": 0.0, "num_cycles": 0.5}},
-    "warmup_ratio": 0.0,
-    "max_grad_norm": 1.0,
-    "weight_decay": 0.0,
-    "random_seed": 42,
-    "packing": True,
-}
 PROJECT = {"id": "proj_sandbox", "name": "sandbox", "slug": "sandbox"}
-SECRETS = frozenset({"wandb_key", "wandb_api_key", "hf_api_token"})
 
 
 class TogetherSandbox:
@@ -216,19 +199,19 @@ class TogetherSandbox:
                 return Failure("invalid_file", f"{name} {file.id} cannot be used: {why}", name)
             rows[name] = found.rows[: self.world.steps * size]
         start = self._parent(given.get("from_checkpoint") or "")
-        adapter = self._adapter(given)
+        adapter = trainer_adapter(self._kind(given))
         per_epoch = -(-len(rows["training_file"]) // size)
         return Task(
             stage="dpo" if method["method"] == "dpo" else "sft",
             rows=rows["training_file"],
             validation=rows["validation_file"] if given["n_evals"] else [],
-            method=_method(method),
+            method=trainer_method(method),
             adapter=adapter,
             epochs=given["n_epochs"],
             batch_size=size,
             steps=min(self.world.steps, per_epoch * given["n_epochs"]),
             rate=float(given["learning_rate"] or OWN_RATE) / OWN_RATE,
-            options=_options(given) if method["method"] == "dpo" else {},
+            options=trainer_options(given) if method["method"] == "dpo" else {},
             seed=given["random_seed"],
             evals=given["n_evals"],
             checkpoints=max(1, given["n_checkpoints"]),
@@ -244,18 +227,6 @@ class TogetherSandbox:
             return self._kind(parent[0].request)
         rank = limits(given["model"])["lora_training"]["default_rank"]
         return {"type": "Lora", "lora_r": rank, "lora_alpha": 2 * rank, "lora_dropout": 0.0}
-
-    def _adapter(self, given: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the trainer's adapter, None for full training; the stand-in model takes a rank of at most 16."""
-        kind = self._kind(given)
-        if kind["type"] != "Lora":
-            return None
-        rank = min(16, kind["lora_r"])
-        return {
-            "r": rank,
-            "lora_alpha": kind["lora_alpha"] * rank / kind["lora_r"],
-            "lora_dropout": kind.get("lora_dropout") or 0.0,
-        }
 
     async def list_jobs(self, request: Request) -> Response:  # noqa: ARG002
         """GET /v1/fine-tunes: all of them, neither filtered nor paged."""
@@ -312,8 +283,14 @@ class TogetherSandbox:
     async def checkpoints(self, request: Request) -> Response:
         """GET /v1/fine-tunes/{id}/checkpoints."""
         job = self._job(request)
-        last = job.records[-1]["step"] if job.records else 0
-        return answer({"data": [self._checkpoint(job, step, final=step == last) for step in job.checkpoint_steps()]})
+        return answer(
+            {
+                "data": [
+                    checkpoint(job, step, self._output(job), final=step == job.last_step)
+                    for step in job.checkpoint_steps()
+                ]
+            }
+        )
 
     async def download(self, request: Request) -> Response:
         """GET /v1/finetune/download: a redirect to a signed address."""
@@ -402,22 +379,6 @@ class TogetherSandbox:
         suffix = f"-{job.request['suffix']}" if job.request.get("suffix") else ""
         return f"sandbox/{base}{suffix}-{job.facts['suffix']}"
 
-    def _checkpoint(self, job: Job, step: int, *, final: bool) -> dict[str, Any]:
-        name = f"{self._output(job)}{'' if final else f'-step-{step}'}"
-        return {
-            "step": step,
-            "created_at": iso(job.updated),
-            "path": f"s3://sandbox/finetune/{job.id}/{'final' if final else f'step-{step}'}",
-            "checkpoint_type": f"Final Model (step {step})" if final else f"Intermediate (step {step})",
-            "checkpoint": "model",
-            "object_name": name,
-        }
-
-    def _status(self, job: Job) -> str:
-        if job.failure is not None and job.failure.by_user and job.state == "failed":
-            return "user_error"
-        return "error" if job.facts.get("replaced_by") else WORDS[job.state]
-
     def _short(self, job: Job) -> dict[str, Any]:
         """Return FinetuneResponseTruncated."""
         given = job.request
@@ -425,7 +386,7 @@ class TogetherSandbox:
         size = job.task.batch_size if job.task else given["batch_size"]
         body: dict[str, Any] = {
             "id": job.id,
-            "status": self._status(job),
+            "status": status(job),
             "created_at": iso(job.created),
             "updated_at": iso(job.updated),
             "user_id": "user_sandbox",
@@ -480,33 +441,6 @@ class TogetherSandbox:
 def _sft(given: dict[str, Any]) -> bool:
     given.setdefault("training_method", {"method": "sft", "train_on_inputs": "auto"})
     return bool(given["training_method"].get("method") == "sft")
-
-
-def _method(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the trainer's method for Together's block; betas of 0 or less are the default there too."""
-    if given["method"] == "sft":
-        return {}
-    beta = given.get("dpo_beta")
-    made: dict[str, Any] = {"beta": beta if beta is not None and beta > 0 else 0.1, "loss_type": ["sigmoid"]}
-    if gamma := given.get("simpo_gamma"):
-        return {**made, "loss_type": ["simpo"], "simpo_gamma": gamma}
-    if given.get("dpo_normalize_logratios_by_length"):
-        made["loss_type"] = ["sigmoid_norm"]
-    if given.get("dpo_reference_free"):
-        made["reference_free"] = True
-    if alpha := given.get("rpo_alpha"):
-        made |= {"loss_type": [*made["loss_type"], "sft"], "loss_weights": [1.0, alpha]}
-    return made
-
-
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the trainer's fields for what Together's body says beside the method."""
-    return {
-        "lr_scheduler_type": given["lr_scheduler"]["lr_scheduler_type"],
-        "warmup_ratio": given["warmup_ratio"],
-        "weight_decay": given["weight_decay"],
-        "max_grad_norm": given["max_grad_norm"],
-    }
 
 
 def _moment(text: str | None, default: float) -> float:

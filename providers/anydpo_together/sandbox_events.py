@@ -9,6 +9,20 @@ from anydpo.sandbox.clock import iso
 from anydpo.sandbox.jobs import Job, Moment
 from anydpo.sandbox.wire import digest
 
+WORDS = {
+    "validating": "pending",
+    "queued": "queued",
+    "running": "running",
+    "compressing": "compressing",
+    "uploading": "uploading",
+    "cancelling": "cancel_requested",
+    "pausing": "running",
+    "paused": "running",
+    "resuming": "running",
+    "succeeded": "completed",
+    "failed": "error",
+    "cancelled": "cancelled",
+}
 TYPES = {  # a moment → (type, message)
     "created": ("job_pending", "Fine tune request created"),
     "validated": ("training_data_download_complete", "Training data downloaded and validated"),
@@ -67,7 +81,7 @@ def metrics(job: Job) -> Iterator[tuple[float, dict[str, float]]]:
         if moment.kind != "metrics":
             continue
         step = float(record["step"])
-        if "train/loss" in record:
+        if record.get("train/loss") is not None:
             point = {"train/global_step": step, "train/loss": record["train/loss"]}
             if record.get("train/learning_rate") is not None:
                 point["train/learning_rate"] = record["train/learning_rate"] / rate
@@ -81,3 +95,22 @@ def metrics(job: Job) -> Iterator[tuple[float, dict[str, float]]]:
                 point["eval/approx. KL/chosen"] = record["eval/rewards/chosen"] / beta
                 point["eval/approx. KL/rejected"] = record["eval/rewards/rejected"] / beta
             yield moment.at, point
+
+
+def checkpoint(job: Job, step: int, output: str, *, final: bool) -> dict[str, Any]:
+    """Return a FineTuneCheckpoint."""
+    return {
+        "step": step,
+        "created_at": iso(job.updated),
+        "path": f"s3://sandbox/finetune/{job.id}/{'final' if final else f'step-{step}'}",
+        "checkpoint_type": f"Final Model (step {step})" if final else f"Intermediate (step {step})",
+        "checkpoint": "model",
+        "object_name": f"{output}{'' if final else f'-step-{step}'}",
+    }
+
+
+def status(job: Job) -> str:
+    """Return the job's status word."""
+    if job.failure is not None and job.failure.by_user and job.state == "failed":
+        return "user_error"
+    return "error" if job.facts.get("replaced_by") else WORDS[job.state]

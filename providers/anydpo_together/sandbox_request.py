@@ -37,6 +37,21 @@ MODELS = {  # name → (largest DPO batch, tokens of a DPO example, billions of 
 }
 PRICES = {("dpo", "Lora"): 1.20, ("dpo", "Full"): 1.35, ("sft", "Lora"): 0.48, ("sft", "Full"): 0.54}
 CREDIT = 100.0
+SECRETS = frozenset({"wandb_key", "wandb_api_key", "hf_api_token"})
+OWN_RATE = 1e-5  # the service's default is the stand-in model's own rate
+DEFAULTS = {
+    "n_epochs": 1,
+    "n_checkpoints": 1,
+    "n_evals": 0,
+    "batch_size": "max",
+    "learning_rate": OWN_RATE,
+    "lr_scheduler": {"lr_scheduler_type": "cosine", "lr_scheduler_args": {"min_lr_ratio": 0.0, "num_cycles": 0.5}},
+    "warmup_ratio": 0.0,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.0,
+    "random_seed": 42,
+    "packing": True,
+}
 
 
 def limits(model: str) -> dict[str, Any]:
@@ -120,3 +135,39 @@ def _check_numbers(given: Mapping[str, Any], method: str, known: Mapping[str, An
 def price(method: str, kind: str, tokens: int, billions: int) -> float:
     """Return dollars: the list's rate up to 16 billion parameters, in proportion above."""
     return round(tokens / 1e6 * PRICES[method, kind] * max(1.0, billions / 16), 4)
+
+
+def trainer_method(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the trainer's method for Together's block; betas of 0 or less are the default there too."""
+    if given["method"] == "sft":
+        return {}
+    beta = given.get("dpo_beta")
+    made: dict[str, Any] = {"beta": beta if beta is not None and beta > 0 else 0.1, "loss_type": ["sigmoid"]}
+    if gamma := given.get("simpo_gamma"):
+        return {**made, "loss_type": ["simpo"], "simpo_gamma": gamma}
+    if given.get("dpo_normalize_logratios_by_length"):
+        made["loss_type"] = ["sigmoid_norm"]
+    if given.get("dpo_reference_free"):
+        made["reference_free"] = True
+    if alpha := given.get("rpo_alpha"):
+        made |= {"loss_type": [*made["loss_type"], "sft"], "loss_weights": [1.0, alpha]}
+    return made
+
+
+def trainer_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the trainer's fields for what Together's body says beside the method."""
+    return {
+        "lr_scheduler_type": given["lr_scheduler"]["lr_scheduler_type"],
+        "warmup_ratio": given["warmup_ratio"],
+        "weight_decay": given["weight_decay"],
+        "max_grad_norm": given["max_grad_norm"],
+    }
+
+
+def trainer_adapter(kind: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the trainer's adapter, None for full training; the stand-in model takes a rank of at most 16."""
+    if kind["type"] != "Lora":
+        return None
+    rank = min(16, kind["lora_r"])
+    alpha = kind["lora_alpha"] * rank / kind["lora_r"]
+    return {"r": rank, "lora_alpha": alpha, "lora_dropout": kind.get("lora_dropout") or 0.0}

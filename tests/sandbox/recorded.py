@@ -16,7 +16,7 @@ import openai
 import together
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from anydpo.sandbox.server import Sandbox
@@ -88,7 +88,7 @@ def as_3_1(schema: dict[str, Any]) -> dict[str, Any]:
 @cache
 def specification(name: str) -> tuple[dict[str, Any], Registry]:
     document = json.loads((SPECS / f"{name}-fine-tuning.json").read_text(), object_hook=as_3_1)
-    resource = Resource(contents=document, specification=DRAFT202012)
+    resource = DRAFT202012.create_resource(document)
     return document, Registry().with_resource("urn:spec", resource)
 
 

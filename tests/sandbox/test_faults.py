@@ -154,11 +154,11 @@ def test_a_wrong_hash(box: Sandbox, tg: together.Together, prefs: Path) -> None:
 
 def test_slow_bytes_come_all_the_same(box: Sandbox, oai: openai.OpenAI, prefs: Path) -> None:
     size = prefs.stat().st_size
-    box.break_({"fault": "slow", "on": ["upload", "content"], "bytes_per_second": 20 * size})
+    box.break_({"fault": "slow", "on": ["upload", "content"], "bytes_per_second": 10 * size})
     begun = time.monotonic()
     file = send(oai, prefs)
     assert oai.files.content(file).content == prefs.read_bytes()
-    assert time.monotonic() - begun >= 0.1
+    assert time.monotonic() - begun >= 0.19
 
 
 def test_accounts_that_may_not(box: Sandbox, oai: openai.OpenAI, tg: together.Together, prefs: Path) -> None:

@@ -35,6 +35,6 @@ def pack(folder: Path, target: Path) -> Archive:
                     with path.open("rb") as source:
                         tar.addfile(info, source)
         unfinished.replace(target)
-    with target.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with target.open("rb") as packed_file:
+        found = hashlib.file_digest(packed_file, "sha256").hexdigest()
     return Archive(target, target.stat().st_size, found)

@@ -68,8 +68,8 @@ class Door:
         try:
             if not self._service.authorised(request):
                 return Refusal(401, "Incorrect API key provided.", "invalid_api_key")
-        except Refusal as refusal:
-            return refusal
+        except Refusal as exc:
+            return exc
         for fault in faults:
             if fault.fault in {"storm", "not_eligible", "insufficient_quota"}:
                 refusal = self._service.refusal(fault)
@@ -173,9 +173,11 @@ class Wire:
             self.status = message["status"]
         body = message.get("body", b"")
         if (slow := self._faults.get("slow")) and body:
-            for at in range(0, len(body), slow.bytes_per_second):
-                await self._send({**message, "body": body[at : at + slow.bytes_per_second], "more_body": True})
-                await asyncio.sleep(min(1.0, len(body) / slow.bytes_per_second))
+            size = max(1, slow.bytes_per_second // 10)
+            for at in range(0, len(body), size):
+                piece = body[at : at + size]
+                await asyncio.sleep(len(piece) / slow.bytes_per_second)
+                await self._send({**message, "body": piece, "more_body": True})
             message = {**message, "body": b""}
         await self._send(message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +77,13 @@ class Job:
         """Write down what happened."""
         self.updated = at
         self.moments.append(Moment(at, kind, record))
+
+    def by_step(self) -> dict[int, dict[str, Any]]:
+        """Return what is known of each step; the evaluation at the end comes to the last one."""
+        found: dict[int, dict[str, Any]] = {}
+        for record in list(self.records):
+            found.setdefault(record["step"], {}).update(record)
+        return found
 
     def weights(self, step: int | None = None) -> Path | None:
         """Return the folder with the weights of a step, None for the end."""
@@ -239,6 +246,8 @@ class Jobs:
         while not self._closed and training is not None and job.wanted is None:
             look = training.look()
             self._take(job, look)
+            if job.state == "resuming":  # asked to go on before it had stopped
+                job.state = "running"
             if self._broken(job):
                 training.stop()
                 return
@@ -312,4 +321,6 @@ class Jobs:
 
     def _end(self, job: Job, state: State) -> None:
         job.state, job.finished, job.wanted = state, self.clock.now(), None
+        if job.task is not None:  # its rows are not needed any more
+            job.task = replace(job.task, rows=[], validation=[])
         job.note(job.finished, state)

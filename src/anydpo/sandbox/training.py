@@ -46,7 +46,14 @@ class Task:
     def key(self) -> str:
         """Return what the numbers depend on: the same data, hyperparameters and seed have the same key."""
         start = _origin(self.start_from) if self.start_from else None
-        parts = [content_key(self.rows), content_key(self.validation), self.stage, self.method, self.adapter, start]
+        parts: list[Any] = [
+            content_key(self.rows),
+            content_key(self.validation),
+            self.stage,
+            self.method,
+            self.adapter,
+            start,
+        ]
         parts += [self.epochs, self.batch_size, self.steps, self.rate, self.options, self.seed, self.evals]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=dict).encode()).hexdigest()
 
