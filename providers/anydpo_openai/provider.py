@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, refusal
+from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, public, refusal
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -83,7 +83,13 @@ class OpenAIProvider:
         """Return the create requests and what stands against them."""
         url = self._url()
         return dialect.plan(
-            job, data, self.service, url=url, target=self._target(url), sandbox=is_loopback(url), today=self._today()
+            job,
+            data,
+            self.service,
+            url=public(url),
+            target=self._target(url),
+            sandbox=is_loopback(url),
+            today=self._today(),
         )
 
     def quote(self, plan: Plan) -> Quote | None:
@@ -259,7 +265,7 @@ class OpenAIProvider:
             answer = Answer(0, f"{type(exc).__name__} from {origin(self._url())}")
         else:
             return
-        raise refusal(answer, self.service.advice, creating=creating)
+        raise refusal(answer, self.service.advice, creating=creating) from None
 
     def _upload(self, file: DataFile, name: str) -> FileObject:
         with self._speaking(), file.open() as opened:

@@ -106,8 +106,8 @@ def outcome(
     state = state_of(job.get("status")) or State.RUNNING
     stage: Literal["sft", "dpo"] = "sft" if (job.get("training_method") or {}).get("method") == "sft" else "dpo"
     final = {name: value for record in history for name, value in record.items() if "/" in name and value is not None}
-    steps = [record["step"] for record in history if record.get("step")]
-    total = [item.get("total_steps") for item in log if item.get("total_steps")]
+    steps = [int(record["step"]) for record in history if record.get("step")]
+    total = [int(item["total_steps"]) for item in log if item.get("total_steps")]
     began, ended = time_of(job.get("started_at")), time_of(job.get("updated_at")) if state.done else None
     return Outcome(
         state=state,

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, refusal
+from anydpo.adapter import Answer, answer_of, filled, is_loopback, origin, public, refusal
 from anydpo.archive import new_folder, unpack
 from anydpo.errors import (
     AnyDPOError,
@@ -85,7 +85,7 @@ class TogetherProvider:
         url = self._url()
         project = os.environ.get("TOGETHER_PROJECT_ID")
         target = " ".join([origin(url), *([project] if project else [])])
-        return request.plan(job, data, url=url, target=target, sandbox=is_loopback(url))
+        return request.plan(job, data, url=public(url), target=target, sandbox=is_loopback(url))
 
     def quote(self, plan: Plan) -> Quote | None:
         """Return the service's estimate where the files are there already, else what the dated price table says."""
@@ -246,7 +246,7 @@ class TogetherProvider:
             answer = Answer(0, f"{type(exc).__name__} from {origin(self._url())}")
         else:
             return
-        raise refusal(answer, request.ADVICE, creating=creating)
+        raise refusal(answer, request.ADVICE, creating=creating) from None
 
     def _upload(self, file: DataFile) -> FileResponse:
         """Send a file through the SDK, which follows redirects, cuts large files and asks for the check."""

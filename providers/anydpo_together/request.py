@@ -307,12 +307,13 @@ def effective_of(body: Mapping[str, Any]) -> dict[str, Any]:
     }
     made = {name: value for name, value in made.items() if value is not None}
     if kind.get("type") == "Lora":
-        made["adapter"] = {
-            "r": kind.get("lora_r"),
-            "lora_alpha": kind.get("lora_alpha"),
-            "lora_dropout": kind.get("lora_dropout"),
-            "target_modules": kind.get("lora_trainable_modules"),
+        theirs = {
+            "r": "lora_r",
+            "lora_alpha": "lora_alpha",
+            "lora_dropout": "lora_dropout",
+            "target_modules": "lora_trainable_modules",
         }
+        made["adapter"] = {ours: kind[name] for ours, name in theirs.items() if kind.get(name) is not None}
     if method.get("method") == "dpo":
         made["method"] = _loss(method)
     return made

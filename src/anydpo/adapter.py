@@ -114,6 +114,11 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
+def public(url: str) -> str:
+    """Return an address as it may be shown: without a user, a password or a query in it."""
+    return f"{origin(url)}{urlsplit(url).path}"
+
+
 def is_loopback(url: str) -> bool:
     """Say whether an address is on this machine."""
     host = urlsplit(url).hostname or ""

@@ -23,7 +23,7 @@ from anydpo.records import FOUND, AttemptRow, RunRow
 from anydpo.registry import split_place
 from anydpo.result import Result, State
 from anydpo.secrets import masked
-from anydpo.watcher import Watcher, abilities_of, next_stage, provider_of, ref_of
+from anydpo.watcher import Watcher, abilities_of, next_stage, pause_of, provider_of, ref_of
 
 FAILED = (State.FAILED, State.CANCELLED)
 LOOKS = 6  # how often a lost job is looked for within the time that the provider's list may lag
@@ -104,7 +104,7 @@ class Dispatch:
                     yield Event(kind="state", state=self.journal.run(run).state)
                 return
             if not self.advance(run):
-                pause(abilities_of(latest[-1]).poll_seconds)
+                pause(pause_of(latest[-1]))
 
     def events(self, run: str) -> Iterator[Event]:
         """Yield what has happened in a run so far."""
@@ -264,7 +264,7 @@ class Dispatch:
                 self.journal.step(attempt.id, "staged", self.clock.now(), staged=kept)
             if isinstance(place, ChecksFiles):
                 for item in staged:
-                    self._await_check(place, item, files, abilities_of(attempt).poll_seconds)
+                    self._await_check(place, item, files, pause_of(attempt))
         except AnyDPOError as exc:
             if not exc.retryable:  # else nothing was decided: the next process goes on from here
                 self._refused(attempt, exc)

@@ -13,6 +13,8 @@ from anydpo.records import AttemptRow
 from anydpo.registry import provider, split_place
 from anydpo.result import Result, State
 
+REHEARSAL_SECONDS = 0.5
+
 
 class Watcher:
     """Asks providers about the jobs of one journal, and records what they say."""
@@ -39,7 +41,7 @@ class Watcher:
                 yield Event(kind="state", state=_of_run(attempt, state), time=self.clock.now())
             if poll.state.done or poll.state is State.PAUSED or pause is None:
                 return
-            pause(abilities_of(attempt).poll_seconds)
+            pause(pause_of(attempt))
 
     def refresh(self, attempt: AttemptRow) -> None:
         """Ask once where a job stands, and record it."""
@@ -69,6 +71,12 @@ class Watcher:
             values["finished"] = outcome.finished or self.clock.now()
             values["error"] = outcome.error.model_dump(mode="json") if outcome.error else None
         self.journal.observe(attempt.id, state, of_run=_of_run(attempt, state), **values)
+
+
+def pause_of(attempt: AttemptRow) -> float:
+    """Return the seconds between two questions: what is polite, and less in a rehearsal on this machine."""
+    polite = abilities_of(attempt).poll_seconds
+    return min(polite, REHEARSAL_SECONDS) if attempt.plan.get("sandbox") else polite
 
 
 def next_stage(attempt: AttemptRow) -> str | None:

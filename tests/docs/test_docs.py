@@ -70,6 +70,13 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path, full: bool) -> None:
     assert "reached what it promises" in done.stdout
 
 
+def test_one_job_is_rehearsed_on_three_clouds(tmp_path: Path, full: bool) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "rehearse_clouds.py"), *([] if full else ["--instant"])]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("train/loss") == 3
+
+
 def test_the_vendors_delivery_becomes_pairs(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "vendor_csv.py"), "--folder", str(tmp_path)]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
@@ -78,7 +85,7 @@ def test_the_vendors_delivery_becomes_pairs(tmp_path: Path) -> None:
     assert "12 test_question" in done.stdout
 
 
-WITH_THEIR_OWN_TEST = ("support_tone.py", "vendor_csv.py")
+WITH_THEIR_OWN_TEST = ("support_tone.py", "vendor_csv.py", "rehearse_clouds.py")
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name not in WITH_THEIR_OWN_TEST)
 
 

@@ -12,8 +12,9 @@ import jsonschema
 import pytest
 
 import anydpo
-from anydpo import errors
-from anydpo.adapter import filled
+from anydpo import PreferenceJob, errors
+from anydpo.adapter import answer_of, filled
+from anydpo.plan import prepare
 from anydpo.provider import JobRef
 from anydpo.result import State
 from tests.providers.clouds import Cloud, a_job, cloud
@@ -61,7 +62,7 @@ def test_one_job_goes_to_every_cloud_and_every_result_has_one_form(cloud: Cloud)
     assert result.method.effective["method"] == {"loss_type": "sigmoid", "beta": 0.1} | (
         {"reference_free": False} if cloud.place == "together" else {}
     )
-    assert result.versions["sdk"].startswith(("openai 3.", "together 3."))
+    assert str(result.versions["sdk"]).startswith(("openai 3.", "together 3."))
 
 
 HELD_OUT = [{"prompt": f"Held out {i}?", "chosen": f"Yes, of course {i}.", "rejected": "No."} for i in range(10)]
@@ -312,3 +313,68 @@ def test_every_placeholder_is_filled_before_anything_is_sent(cloud: Cloud) -> No
         cloud.provider.submit(plan, (), "anydpo-0123456789abcdef01234567")
     assert cloud.sent() == []
     assert not re.search(r"\$\{", json.dumps(cloud.bodies()))
+
+
+def test_a_key_that_a_service_repeats_is_masked_and_one_in_the_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = {"error": {"message": f"Incorrect API key provided: {CANARY}.", "code": "invalid_api_key"}}
+    assert CANARY not in repr(answer_of(400, body, {}, [None, CANARY]))
+    for name, place in (
+        ("OPENAI_BASE_URL", "openai"),
+        ("AZURE_OPENAI_ENDPOINT", "azure"),
+        ("TOGETHER_BASE_URL", "together"),
+    ):
+        monkeypatch.setenv(name, f"http://user:{CANARY}@127.0.0.1:9/v1?key={CANARY}")
+        assert CANARY not in anydpo.check(a_job(), place).model_dump_json()
+
+
+def test_many_jobs_in_a_storm_are_each_made_once_and_never_asked_earlier_than_told(cloud: Cloud, full: bool) -> None:
+    """30 % of all requests meet 429 with `Retry-After: 5`, 20 % meet 503; whoever submits goes on until it is done."""
+    count = 200 if full else 6
+    cloud.box.break_(
+        {"fault": "storm", "on": ["*"], "percent": 30, "status": 429, "retry_after": "seconds", "seconds": 5},
+        {"fault": "storm", "on": ["*"], "percent": 20, "status": 503},
+    )
+    runs = set()
+    for number in range(count):
+        prepared, resubmit = cloud.prepared(seed=number), False
+        for _ in range(100):
+            try:
+                runs.add(cloud.dispatch.submit(prepared, resubmit=resubmit).run)
+                break
+            except errors.OutcomeUnknown:  # a 503 to the create: it was looked for and is not there
+                resubmit = True
+            except (errors.CapacityUnavailable, errors.Unavailable) as exc:
+                cloud.clock.sleep(exc.retry_after or 1)
+    service: Any = cloud.box.services[cloud.provider.name]
+    seeds = [job.request.get("seed", job.request.get("random_seed")) for job in service.jobs.all()]
+    assert sorted(seeds) == list(range(count))
+    assert len(runs) == count
+    told = [entry for entry in cloud.box.requests(cloud.provider.name) if entry["status"] == 429]
+    assert cloud.clock.slept >= 5 * len(told)
+
+
+def test_one_file_of_real_preferences_goes_everywhere(cloud: Cloud, hh: Path, tmp_path: Path) -> None:
+    (tmp_path / "hh.toml").write_text(
+        f"""
+        name = "harmless"
+        data = {{ path = "{hh}/harmless-base-train.jsonl.gz", max_pairs = 60 }}
+        validation = 0.2
+        batch_size = 8
+        [model]
+        openai = "gpt-4.1-mini-2025-04-14"
+        azure = "gpt-4.1-mini-2025-04-14"
+        default = "Qwen/Qwen3-8B"
+        [method]
+        beta = 0.2
+        """
+    )
+    run = cloud.dispatch.submit(prepare(PreferenceJob.from_toml(tmp_path / "hh.toml"), cloud.place).or_raise()).run
+    for _ in cloud.dispatch.watch(run):
+        pass
+    result = cloud.dispatch.result(run)
+    assert result.state is State.SUCCEEDED
+    assert result.method.effective["method"]["beta"] == 0.2
+    assert (result.data.train_pairs or 0) + (result.data.validation_pairs or 0) == 60
+    assert result.data.fingerprint

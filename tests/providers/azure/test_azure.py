@@ -89,7 +89,7 @@ def test_a_key_is_found_in_whatever_comes_back(shown: dict[str, Any]) -> None:
 
 def test_events_in_words_are_metrics_too() -> None:
     """The texts of Microsoft's own sample run (facts, section 1.5)."""
-    items = [
+    items: list[dict[str, Any]] = [
         {"id": "1", "message": "Step 8250: training loss=0.4375", "level": "info", "data": None, "created_at": 5},
         {"id": "2", "message": "Training tokens billed: 7200000", "level": "info", "created_at": 6},
         {"id": "3", "message": "Step 3/9: training loss=0.5, validation loss=nan", "level": "warn", "created_at": 7},
