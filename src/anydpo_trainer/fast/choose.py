@@ -95,7 +95,7 @@ def _sample(pairs: Sequence[Encoded]) -> list[Fork]:
 
 def _room(model: Any, engine: Engine) -> float:
     """Return the bytes that a forward pass may keep, beside gradients and optimiser states that are still to come."""
-    to_come = 12.0 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    to_come: float = 12.0 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if engine.sharded:  # the weights are not there yet either, and each process has a part of all
         to_come = (to_come + 4.0 * sum(weight.numel() for weight in model.parameters())) / engine.world.size
     if engine.device.type == "cuda":
