@@ -271,7 +271,10 @@ def job(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_run_on_either_path_ends_in_the_same_weights(job: dict[str, Any], tmp_path: Path) -> None:
-    extra = {"sft": {"data": "chosen", "learning_rate": 1e-3}, "method": {"loss_type": ["sigmoid", "sft"]}}
+    extra: dict[str, Any] = {
+        "sft": {"data": "chosen", "learning_rate": 1e-3},
+        "method": {"loss_type": ["sigmoid", "sft"]},
+    }
     fast, wanted = run(tmp_path / "a", **job, **extra)
     plain, found = run(tmp_path / "b", **job, **extra, prefix_sharing=False)
     assert (fast.effective["passes"]["path"], fast.effective["passes"]["reason"]) == ("shared", None)

@@ -162,8 +162,9 @@ def _through_slices(
     head: Head = ctx.head
     states = hidden.detach().to(head.dtype)
     in_place = head.in_place and weight.is_leaf
-    first = weight.grad is None or not in_place
-    to_weight: Tensor = torch.empty_like(weight) if first else weight.grad
+    given: Tensor | None = weight.grad if in_place else None
+    first = given is None
+    to_weight = torch.empty_like(weight) if given is None else given
     to_bias = torch.empty_like(head.bias) if head.bias is not None and ctx.needs_input_grad[2] else None
     kept: list[tuple[Tensor, Tensor]] = ctx.kept
     for number, (start, part) in enumerate(head.slices()):
