@@ -15,12 +15,17 @@ from anydpo_trainer import config as rules
 from anydpo_trainer.folder import METRICS, PAIRS, RESULT
 
 # Trainer options without a job field of their own, set under [options.local]
-EXTRA = ("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "shuffle", "truncation", "device", "save_total_limit")
+EXTRA = (
+    *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "shuffle", "truncation", "device", "save_total_limit"),
+    *("prefix_sharing", "processes", "sharding"),
+)
 OURS = ("python",)
 PLACEHOLDERS = {"train": "${train_file}", "validation": "${validation_file}", "sft": "${sft_file}"}
 
 
-def trainer_config(job: PreferenceJob, model: str, *, has_validation: bool, start_from: str | None) -> dict[str, Any]:
+def trainer_config(
+    job: PreferenceJob, model: str, *, has_validation: bool, start_from: str | None, in_4bit: bool
+) -> dict[str, Any]:
     """Return the trainer's configuration with placeholders where files will stand; `JobInvalid` if it is refused."""
     made = job.training("local").to_dict()
     made.update(
@@ -30,6 +35,7 @@ def trainer_config(job: PreferenceJob, model: str, *, has_validation: bool, star
         start_from=start_from,
         chat_template=_template(job.chat_template),
         adapter=_adapter(job, model),
+        load_in_4bit=in_4bit,
     )
     if job.sft is not None and job.sft.data != "chosen":
         made["sft"]["data"] = PLACEHOLDERS["sft"]
@@ -138,7 +144,8 @@ def _adapter(job: PreferenceJob, model: str) -> dict[str, Any] | None:
         made: dict[str, Any] = job.adapter.model_dump(mode="json")
         return made
     # A million weights train faster whole than through an adapter; real models do not fit most machines whole
-    whole = job.adapter == "full" or (job.adapter == "auto" and (model == rules.TINY or job.method.sync_ref_model))
+    best_whole = (model == rules.TINY and not job.load_in_4bit) or job.method.sync_ref_model
+    whole = job.adapter == "full" or (job.adapter == "auto" and best_whole)
     return None if whole else LoRA().model_dump(mode="json")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -59,6 +60,14 @@ def model_problems(model: str, config: dict[str, Any]) -> list[Problem]:
     return [Problem("model", "no_memory", sentence, "use LoRA, a smaller model, or another place")]
 
 
+def trainer(python: str, config: dict[str, Any]) -> list[str]:
+    """Return the command that starts the trainer: alone, or under `torchrun` with a process for each GPU or as told."""
+    gpus = gpu_count() if config.get("device") != "cpu" else 0
+    processes = config.get("processes") or max(1, gpus)
+    run = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else []
+    return [python, "-m", *run, "anydpo_trainer"]
+
+
 def device_notes(wanted: str) -> list[str]:
     """Say on which device a run would be, without importing torch."""
     gpu = gpu_memory() if wanted != "cpu" else None
@@ -67,17 +76,29 @@ def device_notes(wanted: str) -> list[str]:
     return ["runs on the CPU: no GPU was found"] if wanted == "auto" else []
 
 
-@functools.cache
 def gpu_memory() -> float | None:
     """Return the free bytes of the first NVIDIA GPU, None where there is none."""
+    free = _gpus()
+    return free[0] if free else None
+
+
+def gpu_count() -> int:
+    """Return how many NVIDIA GPUs this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(_gpus()) if visible is None else min(len(_gpus()), len([name for name in visible.split(",") if name]))
+
+
+@functools.cache
+def _gpus() -> tuple[float, ...]:
+    """Return the free bytes of each NVIDIA GPU."""
     if shutil.which("nvidia-smi") is None:
-        return None
+        return ()
     query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-        return float(said.split()[0]) * 1024**2
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
+        return tuple(float(line) * 1024**2 for line in said.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
 
 
 def wait_for_lock(folder: Path, seconds: float = 60.0) -> None:

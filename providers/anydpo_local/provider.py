@@ -41,7 +41,16 @@ METHOD_FIELDS = tuple(f"method.{name}" for name in Method.__dataclass_fields__)
 FIELDS = (
     *("ref_model", "epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay"),
     *("max_grad_norm", "batch_size", "micro_batch_size", "max_length", "chat_template", "dtype"),
-    *("gradient_checkpointing", "eval_steps", "save_steps", "early_stopping_patience", "sft", "start_from", "seed"),
+    *(
+        "load_in_4bit",
+        "gradient_checkpointing",
+        "eval_steps",
+        "save_steps",
+        "early_stopping_patience",
+        "sft",
+        "start_from",
+        "seed",
+    ),
     *METHOD_FIELDS,
 )
 
@@ -76,10 +85,17 @@ class LocalProvider:
         if model is None:
             problems.append(Problem("model", "no_model_here", "the table names no model for local", "add default = …"))
         start, config = None, dict[str, Any]()
+        in_4bit = job.load_in_4bit and (machine.gpu_memory() is not None or "load_in_4bit" not in job.allow_ignored)
+        if in_4bit and machine.gpu_memory() is None:
+            hint = 'allow_ignored = ["load_in_4bit"] goes on without it'
+            said = "4-bit weights need an NVIDIA GPU, and none was found here"
+            problems.append(Problem("load_in_4bit", "needs_gpu", said, hint))
         try:
             start = self._start_folder(job.start_from) if job.start_from else None
             has_validation = data.validation_pairs is not None
-            config = dialect.trainer_config(job, model or TINY, has_validation=has_validation, start_from=start)
+            config = dialect.trainer_config(
+                job, model or TINY, has_validation=has_validation, start_from=start, in_4bit=in_4bit
+            )
         except JobInvalid as exc:
             problems += exc.problems or (Problem("start_from", "no_start", exc.message, exc.hint),)
         python = str(job.options.get("local", {}).get("python", sys.executable))
@@ -102,10 +118,11 @@ class LocalProvider:
             problems=tuple(problems),
             warnings=tuple(warnings),
             effective={**config, "chat_template": template},
+            ignored=("load_in_4bit",) if job.load_in_4bit and not in_4bit else (),
             requests=(
                 Request(
                     method="RUN",
-                    url=f"{python} -m anydpo_trainer train {CONFIG} --out ${{run_folder}}",
+                    url=f"{' '.join(machine.trainer(python, config))} train {CONFIG} --out ${{run_folder}}",
                     body=config,
                 ),
             )
@@ -152,7 +169,8 @@ class LocalProvider:
         if (folder / trainer_folder.RESULT).exists() or trainer_folder.is_held(folder):
             return
         python = (folder / "python").read_text("utf-8")
-        command = [python, "-m", "anydpo_trainer", "train", str(folder / CONFIG), "--out", str(folder)]
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        command = [*machine.trainer(python, config), "train", str(folder / CONFIG), "--out", str(folder)]
         start_detached(command, folder / LOG, QUIET)
         machine.wait_for_lock(folder)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from anydpo_trainer import __version__, folder
+from anydpo_trainer import __version__, folder, memory
 from anydpo_trainer.config import Config, ConfigError, Evaluation, Generation, read_json
 from anydpo_trainer.errors import TrainerError
 
@@ -61,6 +61,7 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     os.environ.setdefault("TQDM_DISABLE", "1")  # the log is lines, also when nobody watches
     # OpenMP's threads wait by spinning; two trainers on one machine then take ten times as long as one after the other
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    memory.keep_freed()
     import torch
     from transformers.utils import logging as transformers_log
 
@@ -89,6 +90,9 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
         log.error("%s%s", error["message"], f" ({error['hint']})" if error["hint"] else "")
         result = {"state": "failed", "error": error}
     except Exception as exc:
+        if world.lost_a_peer(exc):
+            log.error("another process of this run is gone; the same command goes on from the last checkpoint")
+            return INTERRUPTED
         log.exception("the trainer broke")
         hint = "this is a bug: please report it with the lines above"
         result = {"state": "failed", "error": {"code": "crashed", "message": repr(exc), "hint": hint}}

@@ -12,6 +12,18 @@ import torch
 from torch import Tensor
 
 
+class Fork(NamedTuple):
+    """A prompt and the completions that may follow it: two of a pair, one where there is no other."""
+
+    prompt: array[int]
+    branches: tuple[array[int], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and the longest completion."""
+        return len(self.prompt) + max(len(branch) for branch in self.branches)
+
+
 class Encoded(NamedTuple):
     """One pair as token ids. `source` is the `file:line` it came from."""
 
@@ -22,33 +34,33 @@ class Encoded(NamedTuple):
     source: str = ""
 
     @property
+    def fork(self) -> Fork:
+        """The pair as its prompt and what may follow."""
+        return Fork(self.prompt, (self.chosen, self.rejected))
+
+    @property
     def longest(self) -> int:
         """Tokens of the longer of its two sequences."""
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+        return self.fork.longest
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs as 2B right-padded rows, all chosen first; `indices` and `weights` have shape [B]."""
+    """Forks as right-padded rows, [rows, T]: all first completions, then all second ones."""
 
     input_ids: Tensor
     attention_mask: Tensor
     completion_mask: Tensor
-    weights: Tensor
-    indices: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def collate(pairs: Sequence[Encoded], indices: Sequence[int]) -> Batch:
-    """Return the pairs at `indices` as one batch."""
-    chosen = [(pairs[i].prompt, pairs[i].chosen) for i in indices]
-    rejected = [(pairs[i].prompt, pairs[i].rejected) for i in indices]
-    input_ids, attention, completion = pad(chosen + rejected)
-    weights = torch.tensor([pairs[i].weight for i in indices], dtype=torch.float64)
-    return Batch(input_ids, attention, completion, weights, torch.tensor(list(indices)))
+def collate(forks: Sequence[Fork]) -> Batch:
+    """Return forks, all with the same number of completions, as one batch."""
+    completions = range(len(forks[0].branches))
+    return Batch(*pad([(fork.prompt, fork.branches[number]) for number in completions for fork in forks]))
 
 
 def pad(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,15 +110,22 @@ class Plan:
         return whole + min(part * self._size, self._count) / self._count
 
 
-def micro_batches(indices: Sequence[int], lengths: Sequence[int], size: int | None, tokens: int) -> list[list[int]]:
-    """Cut a batch into forward passes, pairs of like length together so that little is padding.
+def micro_batches(
+    indices: Sequence[int], costs: Sequence[int], size: int | None, tokens: int, *, padded: bool
+) -> list[list[int]]:
+    """Cut a batch into forward passes, those of like cost together.
 
-    `size` pairs each, or as many as keep 2 x pairs x longest within `tokens` (always at least one).
+    `size` items each, or as many as keep their cost within `tokens` (always at least one): the sum of their own, or
+    where rows are `padded` what the dearest costs for each.
     """
     made: list[list[int]] = []
-    for i in sorted(indices, key=lambda i: (-lengths[i], i)):
-        full = not made or (len(made[-1]) >= size if size else 2 * (len(made[-1]) + 1) * lengths[made[-1][0]] > tokens)
+    spent = 0
+    for i in sorted(indices, key=lambda i: (-costs[i], i)):
+        cost = costs[made[-1][0]] if padded and made else costs[i]
+        full = not made or (len(made[-1]) >= size if size else spent + cost > tokens)
         if full:
             made.append([])
+            spent, cost = 0, costs[i]
         made[-1].append(i)
+        spent += cost
     return made

@@ -17,12 +17,15 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
+from anydpo_trainer import fsdp
 from anydpo_trainer import model as models
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.metrics_file import STAGES
+from anydpo_trainer.shard import World, like
 
 log = logging.getLogger("anydpo_trainer")
 
+SHARDS = "optimiser"  # a folder, where each process has written a part
 NAME = re.compile(r"(sft|dpo)-step-(\d{6,})")
 
 
@@ -36,6 +39,7 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     without_gain: int = 0
+    pass_tokens: int | None = None  # what the forward passes were cut to, so that a resumed run cuts them alike
 
 
 class Saved(Protocol):
@@ -52,14 +56,27 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, identity: str) -> None:
         self._folder, self._keep, self._identity = folder, keep, identity
 
-    def save(self, progress: Progress, trainee: Saved, optimiser: torch.optim.Optimizer) -> Path:
-        """Write a checkpoint; older ones go, except the best."""
+    def save(self, progress: Progress, trainee: Saved, optimiser: torch.optim.Optimizer, world: World) -> Path:
+        """Write a checkpoint, every process its part where the model is sharded; older ones go, except the best."""
+        path = self.path(progress.stage, progress.step)
+        whole, reference = fsdp.full_state(trainee.model), None
+        if trainee.reference is not None:
+            reference = fsdp.full_state(trainee.reference)
+        shards = path.with_name(f".{path.name}.shards")
+        if fsdp.in_parts(optimiser):
+            if world.first:
+                shutil.rmtree(shards, ignore_errors=True)  # of a run that was killed in the middle
+            world.wait()
+            fsdp.save_optimiser(optimiser, shards)
 
         def write(folder: Path) -> None:
-            models.save(trainee.model, trainee.tokenizer, folder / "model")
+            models.save(trainee.model, trainee.tokenizer, folder / "model", whole)
             if trainee.reference is not None:
-                models.save(trainee.reference, trainee.tokenizer, folder / "reference")
-            save_file(_optimiser_tensors(optimiser), folder / "optimiser.safetensors")
+                models.save(trainee.reference, trainee.tokenizer, folder / "reference", reference)
+            if fsdp.in_parts(optimiser):
+                shards.rename(folder / SHARDS)
+            else:
+                save_file(_optimiser_tensors(optimiser), folder / "optimiser.safetensors")
             files = {
                 str(path.relative_to(folder)): [path.stat().st_size, _sha256(path)]
                 for path in sorted(folder.rglob("*"))
@@ -68,9 +85,10 @@ class Checkpoints:
             state = {"schema": 1, "identity": self._identity, "progress": asdict(progress), "files": files}
             (folder / "state.json").write_text(json.dumps(state, indent=1), "utf-8")
 
-        path = self.path(progress.stage, progress.step)
-        models.write_folder(path, write)
-        self._prune(progress)
+        if world.first:
+            models.write_folder(path, write)
+            self._prune(progress)
+        world.wait()
         return path
 
     def path(self, stage: str, step: int) -> Path:
@@ -127,7 +145,7 @@ def load_weights(model: Any, folder: Path) -> None:
 
             set_peft_model_state_dict(model, state, adapter_name="default")
         else:
-            missing, unknown = model.load_state_dict(state, strict=False)
+            missing, unknown = fsdp.put(model, state)
             tied = set(getattr(model, "_tied_weights_keys", None) or ())
             if unknown or set(missing) - tied:
                 raise RuntimeError(f"unknown {unknown}, missing {sorted(set(missing) - tied)}")
@@ -139,10 +157,14 @@ def load_weights(model: Any, folder: Path) -> None:
 
 def load_optimiser(optimiser: torch.optim.Optimizer, folder: Path) -> None:
     """Put the saved optimiser state back."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(folder / "optimiser.safetensors").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+    if (folder / SHARDS).is_dir():
+        state = fsdp.load_optimiser(optimiser, folder / SHARDS)
+    else:
+        for name, tensor in load_file(folder / "optimiser.safetensors").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = like(tensor, weights[int(index)])
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

@@ -87,6 +87,7 @@ RANGES: dict[str, Range] = {
     "max_grad_norm": Range(0),
     "batch_size": COUNT,
     "micro_batch_size": COUNT,
+    "processes": COUNT,
     "max_length": Range(2),
     "eval_steps": COUNT,
     "save_steps": COUNT,
@@ -105,6 +106,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim": ("adamw", "sgd"),
     "truncation": ("skip", "keep_start"),
     "device": ("auto", "cpu", "cuda"),
+    "sharding": ("auto", "none", "full"),
 }
 
 
@@ -359,7 +361,11 @@ class Config:
     truncation: str = "skip"
     chat_template: str = "auto"
     dtype: str = "auto"
-    gradient_checkpointing: bool = False
+    load_in_4bit: bool = False  # the frozen base in 4 bits under an adapter (QLoRA, 2305.14314); needs a GPU
+    gradient_checkpointing: bool = False  # where activations would not fit it is switched on in any case
+    prefix_sharing: bool = True  # each prompt computed once for its two answers, where the model allows it
+    processes: int | None = None  # on this machine, for who starts the trainer; None: one for each GPU
+    sharding: str = "auto"  # of the weights over processes; auto: where they do not fit one device
     eval_steps: int | None = None
     save_steps: int | None = None
     save_total_limit: int = 2
@@ -380,6 +386,9 @@ class Config:
         made = _parse(cls, given, "", problems)
         if not problems:
             problems += made.problems()
+            if made.load_in_4bit and made.adapter is None:  # a job may leave its adapter to the place
+                said = "weights of 4 bits cannot be trained themselves"
+                problems.append(Problem("load_in_4bit", "needs_adapter", said, "train a LoRA adapter"))
         if problems:
             raise ConfigError(problems)
         return typing.cast("Config", made)
@@ -400,6 +409,10 @@ class Config:
                 "with LoRA the reference is the model without the adapter, which cannot follow the policy",
                 'adapter = "full"',
             )
+        if self.load_in_4bit and self.device == "cpu":
+            yield Problem("load_in_4bit", "needs_gpu", "4-bit weights need an NVIDIA GPU, and device is cpu")
+        if self.load_in_4bit and self.sharding == "full":
+            yield Problem("load_in_4bit", "not_sharded", "4-bit weights are not sharded", 'sharding = "none"')
         if self.ref_model is not None and not self.method.needs_reference:
             yield Problem("ref_model", "no_reference", "this loss has no reference model", "leave ref_model out")
         if self.ref_model is not None and self.sft is not None:
@@ -447,6 +460,7 @@ class Evaluation:
     truncation: str = "skip"
     chat_template: str = "auto"
     dtype: str = "auto"
+    prefix_sharing: bool = True
     device: str = "auto"
     seed: int = 0
     cache_dir: str | None = None

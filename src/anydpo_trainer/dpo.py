@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anydpo_trainer.batch import Batch, Encoded, Plan, collate, micro_batches
+from anydpo_trainer.batch import Encoded, Plan
 from anydpo_trainer.config import Config
-from anydpo_trainer.engine import Engine
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.errors import TrainerError
-from anydpo_trainer.logprobs import TokenScores, pair_scores, score_tokens
+from anydpo_trainer.logprobs import TokenScores, pair_scores
 from anydpo_trainer.losses import Scores, pair_losses
 from anydpo_trainer.metrics import PAIR_METRICS, TOKEN_METRICS, Sums, add_pairs, add_tokens
 from anydpo_trainer.reference import ReferenceLogps
@@ -36,7 +36,7 @@ class DpoStage:
             )
         self._model, self._pairs, self._config = model, pairs, config
         self._engine, self._reference = engine, reference
-        self._lengths = [pair.longest for pair in pairs]
+        self._costs = [engine.scorer.cost(pair.fork) for pair in pairs]
         self.plan = plan_of(len(pairs), config)
 
     def tokens_in(self, indices: Sequence[int]) -> int:
@@ -46,20 +46,22 @@ class DpoStage:
 
     def accumulate(self, step: int, indices: Sequence[int]) -> Sums:
         """Add this process's share of the batch's gradient and return its metrics."""
-        parts = micro_batches(indices, self._lengths, self._config.micro_batch_size, self._engine.tokens)
-        mine = self._engine.world.mine(parts)
+        parts = self._engine.scorer.cut(indices, self._costs, self._config.micro_batch_size)
+        mine = self._engine.mine(parts)
         sums = Sums(PAIR_METRICS + TOKEN_METRICS)
         gradients = self._coupled_gradients(step, indices, mine, sums) if self._coupled(parts) else None
         tokens_per_pair = sum(len(self._pairs[i].chosen) for i in indices) / len(indices)
         for place, part in mine:
-            batch, tokens, scores = self._forward(step, place, part, stats=True)
+            tokens, scores = self._forward(step, place, part, stats=True)
+            if place == IDLE:
+                self._engine.backward(0.0 * scores.chosen.sum())
+                continue
             if gradients is not None:
-                _backward_given(scores, gradients[batch.indices.cpu()])
+                self._engine.backward(_given(scores, gradients[torch.tensor(part)]))
             else:
-                losses = batch.weights.to(scores.chosen) * pair_losses(
-                    scores, self._config.method, tokens_per_pair=tokens_per_pair
-                )
-                torch.autograd.backward(losses.sum() / len(indices))
+                weights = torch.tensor([self._pairs[i].weight for i in part]).to(scores.chosen)
+                losses = weights * pair_losses(scores, self._config.method, tokens_per_pair=tokens_per_pair)
+                self._engine.backward(losses.sum() / len(indices))
                 sums.add("loss", losses.detach().sum(), len(part))
             add_pairs(sums, scores, self._config.method)
             add_tokens(sums, tokens)
@@ -67,15 +69,15 @@ class DpoStage:
 
     def _forward(
         self, step: int, place: int, part: Sequence[int], *, stats: bool = False
-    ) -> tuple[Batch, TokenScores, Scores]:
+    ) -> tuple[TokenScores, Scores]:
         method = self._config.method
-        batch = collate(self._pairs, part).to(self._engine.device)
-        reference = self._reference(batch)
+        reference = self._reference(self._pairs, part)
         # Dropout depends on the step and the place in the batch, not on what ran before or on which process
         self._engine.seed(self._config.seed, self.name, step, place)
         with self._engine.precision():
-            tokens = score_tokens(self._model, batch, wpo=method.use_weighting, stats=stats)
-        return batch, tokens, pair_scores(tokens, method, reference)
+            forks = [self._pairs[i].fork for i in part]
+            tokens = self._engine.scorer.score(self._model, forks, wpo=method.use_weighting, stats=stats)
+        return tokens, pair_scores(tokens, method, reference)
 
     def _coupled(self, parts: Sequence[object]) -> bool:
         return self._config.method.coupled and len(parts) > 1
@@ -90,7 +92,9 @@ class DpoStage:
         parts: list[tuple[list[int], Scores]] = []
         with torch.no_grad():
             for place, part in mine:
-                _, _, scores = self._forward(step, place, part)
+                _, scores = self._forward(step, place, part)
+                if place == IDLE:
+                    continue
                 parts.append((part, scores.map(lambda value: value.detach().cpu())))
         everyone = [part for process in self._engine.world.gather(parts) for part in process]
         order = [i for part, _ in everyone for i in part]
@@ -113,8 +117,8 @@ def plan_of(pairs: int, config: Config) -> Plan:
 
 def first_epoch(pairs: Sequence[Encoded], config: Config, engine: Engine, size: int | None) -> list[list[int]]:
     """Return the forward passes of the first epoch, in order."""
-    plan, lengths = plan_of(len(pairs), config), [pair.longest for pair in pairs]
-    steps = (micro_batches(plan[step], lengths, size, engine.tokens) for step in range(plan.per_epoch))
+    plan, costs = plan_of(len(pairs), config), [engine.scorer.cost(pair.fork) for pair in pairs]
+    steps = (engine.scorer.cut(plan[step], costs, size) for step in range(plan.per_epoch))
     return [part for parts in steps for part in parts]
 
 
@@ -127,7 +131,8 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
     return Scores(**columns)
 
 
-def _backward_given(scores: Scores, gradients: Tensor) -> None:
+def _given(scores: Scores, gradients: Tensor) -> Tensor:
+    """Return a value whose gradient in the scores is the given one."""
     columns = gradients.to(scores.chosen).unbind(dim=1)
-    given = zip(columns, (scores.chosen, scores.rejected, scores.chosen_nll), strict=True)
-    torch.autograd.backward([(gradient * value).sum() for gradient, value in given if value.requires_grad])
+    values = (scores.chosen, scores.rejected, scores.chosen_nll)
+    return torch.stack([(gradient * value).sum() for gradient, value in zip(columns, values, strict=True)]).sum()

@@ -6,14 +6,20 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
+from anydpo_trainer.logprobs import PlainScorer, Scorer
 from anydpo_trainer.shard import World
 
 log = logging.getLogger("anydpo_trainer")
+
+T = TypeVar("T")
+IDLE = -1
 
 
 class Stopped(Exception):
@@ -31,8 +37,10 @@ class Engine:
     device: torch.device
     dtype: torch.dtype
     world: World
-    tokens: int = 4096  # most tokens, padding included, in one forward pass whose size the job leaves open
+    scorer: Scorer = field(default_factory=PlainScorer)  # chosen when the model is known
     stop_asked: Callable[[], str | None] = lambda: None
+    sharded: bool = False  # each process holds a part of the weights
+    averaged: bool = False  # gradients are averaged over processes where ours are to be summed
     _said: float = field(default=0.0, repr=False)
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
@@ -40,6 +48,20 @@ class Engine:
         if self.dtype in (torch.float32, torch.float64):
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    def mine(self, parts: Sequence[T]) -> list[tuple[int, T]]:
+        """Return this process's share of forward passes, each with its place in the whole.
+
+        Where weights are sharded every process has to run as often as the others; what it runs only for that reason
+        has the place `IDLE` and counts for nothing.
+        """
+        share = self.world.mine(parts)
+        missing = -(-len(parts) // self.world.size) - len(share) if self.sharded else 0
+        return share + [(IDLE, parts[0])] * missing
+
+    def backward(self, value: Tensor) -> None:
+        """Add the gradient of a value to the weights, so that the sum over processes is what is meant."""
+        torch.autograd.backward(value * self.world.size if self.averaged else value)
 
     def check_stop(self) -> None:
         """Raise `Stopped` if this process was asked to stop; for long passes without checkpoints."""
@@ -57,10 +79,3 @@ class Engine:
         """Make the next random draws a function of these parts alone, on every device."""
         digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def token_budget(vocabulary: int, device: torch.device) -> int:
-    """Return how many tokens to put into one forward pass, so that their logits stay within about 1 GB."""
-    logits_bytes = 4 * vocabulary * 4  # float32, with three temporaries of the same size alive
-    room = 4e9 if device.type == "cuda" else 1e9
-    return max(512, min(16384, int(room / logits_bytes)))

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from anydpo_trainer import model as models
-from anydpo_trainer.batch import Encoded, collate, micro_batches
+from anydpo_trainer.batch import Encoded
 from anydpo_trainer.config import Evaluation, Method
 from anydpo_trainer.dpo import concatenate
-from anydpo_trainer.engine import Engine, token_budget
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.errors import TrainerError
+from anydpo_trainer.fast.choose import choose
 from anydpo_trainer.folder import PAIRS
-from anydpo_trainer.logprobs import pair_scores, score_tokens
+from anydpo_trainer.logprobs import pair_scores
 from anydpo_trainer.losses import Scores, pair_losses, rewards
 from anydpo_trainer.metrics import PAIR_METRICS, TOKEN_METRICS, Sums, add_pairs, add_tokens
 from anydpo_trainer.reference import ReferenceLogps, no_reference, with_every_batch
@@ -43,12 +44,14 @@ def measure(
     training = model.training
     model.eval()
     with torch.no_grad():
-        for done, (_, part) in enumerate(engine.world.mine(parts), 1):
+        for done, (place, part) in enumerate(engine.mine(parts), 1):
             engine.check_stop()
-            batch = collate(pairs, part).to(engine.device)
-            given = reference(batch)
+            given = reference(pairs, part)
             with engine.precision():
-                tokens = score_tokens(model, batch, wpo=method.use_weighting, stats=True)
+                forks = [pairs[i].fork for i in part]
+                tokens = engine.scorer.score(model, forks, wpo=method.use_weighting, stats=True)
+            if place == IDLE:
+                continue
             scores = pair_scores(tokens, method, given)
             add_pairs(sums, scores, method)
             add_tokens(sums, tokens)
@@ -68,7 +71,7 @@ def measure(
 
 def whole_set(pairs: Sequence[Encoded], engine: Engine, size: int | None) -> list[list[int]]:
     """Return the forward passes over all pairs, those of like length together."""
-    return micro_batches(range(len(pairs)), [pair.longest for pair in pairs], size, engine.tokens)
+    return engine.scorer.cut(range(len(pairs)), [engine.scorer.cost(pair.fork) for pair in pairs], size)
 
 
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -100,13 +103,13 @@ def evaluate(config: Evaluation, out: Path, engine: Engine, cache: Path) -> dict
     """Measure one model folder on a file of pairs; leaves `out/pairs.jsonl` and returns the result's fields."""
     folder = models.folder_of(config.model, cache, config.seed)
     known = models.load_config(folder)
-    engine.tokens = token_budget(known.vocab_size, engine.device)
     limit = config.max_length or models.context_length(known)
     encoder = Encoder(models.load_tokenizer(folder), config.chat_template, limit, config.truncation)
     pairs = list(encoder.pairs(read_rows(config.data)))
     if not pairs:
         raise TrainerError("no_pairs", f"{config.data}: no pair can be measured")
     policy = models.load_model(folder, engine.dtype, engine.device)
+    choose(policy, pairs, engine, wanted=config.prefix_sharing)
     reference = _reference(config, policy, engine, cache)
     metrics, rows = measure(policy, pairs, config.method, engine, reference, config.micro_batch_size)
     if engine.world.first:

@@ -6,13 +6,14 @@ log-softmax. Prompt and padding positions never enter a sum. This is the referen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from anydpo_trainer.batch import Batch
+from anydpo_trainer.batch import Batch, Fork, collate, micro_batches
 from anydpo_trainer.config import Method
 from anydpo_trainer.losses import Scores
 
@@ -34,6 +35,51 @@ class TokenScores:
     mask: Tensor
     log_sum_sq: Tensor | None = None  # log of the sum over the vocabulary of p^2
     stats: TokenStats | None = None
+
+
+class Scorer(Protocol):
+    """A way to get log-probabilities out of a model: how a batch is cut into forward passes, and one of them."""
+
+    name: str
+    tokens: int  # most tokens in a forward pass whose size the job leaves open
+
+    def cost(self, fork: Fork) -> int:
+        """Return how many tokens a fork takes in a forward pass."""
+        ...
+
+    def cut(self, indices: Sequence[int], costs: Sequence[int], size: int | None) -> list[list[int]]:
+        """Return a batch as forward passes."""
+        ...
+
+    def score(self, model: Any, forks: Sequence[Fork], *, wpo: bool = False, stats: bool = False) -> TokenScores:
+        """Return the log-probability of each completion token given all before it."""
+        ...
+
+
+@dataclass
+class PlainScorer:
+    """Each completion is a row of its own behind its prompt."""
+
+    tokens: int = 4096
+    name: str = "plain"
+
+    def cost(self, fork: Fork) -> int:
+        """Return the tokens of its rows, padding included."""
+        return len(fork.branches) * fork.longest
+
+    def cut(self, indices: Sequence[int], costs: Sequence[int], size: int | None) -> list[list[int]]:
+        """Return a batch as forward passes of rows that need little padding."""
+        return micro_batches(indices, costs, size, self.tokens, padded=True)
+
+    def score(self, model: Any, forks: Sequence[Fork], *, wpo: bool = False, stats: bool = False) -> TokenScores:
+        """Run the model on all rows and take what is asked for from its logits."""
+        return score_tokens(model, collate(forks).to(device_of(model)), wpo=wpo, stats=stats)
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where a model's weights are."""
+    found: torch.device = next(model.parameters()).device
+    return found
 
 
 def score_tokens(model: Any, batch: Batch, *, wpo: bool = False, stats: bool = False) -> TokenScores:

@@ -20,6 +20,7 @@ from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.metrics import Sums
 from anydpo_trainer.metrics_file import MetricsFile
 from anydpo_trainer.optimise import clip, make_optimiser, schedule
+from anydpo_trainer.shard import unsharded
 
 log = logging.getLogger("anydpo_trainer")
 
@@ -74,7 +75,7 @@ class Loop:
 
     def run(self, done: Progress | None) -> Progress:
         """Train to the end and return where that is; raises `Stopped` when told to, `TrainerError` when it cannot."""
-        progress = done or Progress(self.stage.name, 0)
+        progress = replace(done or Progress(self.stage.name, 0), pass_tokens=self.engine.scorer.tokens)
         if done is not None:
             checkpoints.load_optimiser(self._optimiser, self.trainee.checkpoints.path(done.stage, done.step))
         clock = _Clock(self.steps, progress.step)
@@ -103,7 +104,7 @@ class Loop:
         prefix, learning_rate = self.stage.prefix, self._rate * self._share(step)
         self._optimiser.zero_grad(set_to_none=True)
         sums = self.stage.accumulate(step, indices)
-        self.engine.world.sum_gradients(self.trainee.weights)
+        self.engine.world.sum_gradients(unsharded(self.trainee.weights))
         norm = clip(self.trainee.weights, self.config.max_grad_norm)
         means = sums.means(self.engine.world)
         if not math.isfinite(means["loss"]) or not math.isfinite(norm):
@@ -139,9 +140,7 @@ class Loop:
         return due or best_now or self._has_stalled(progress)
 
     def _save(self, progress: Progress) -> None:
-        if self.engine.world.first:
-            self.trainee.checkpoints.save(progress, self.trainee, self._optimiser)
-        self.engine.world.wait()
+        self.trainee.checkpoints.save(progress, self.trainee, self._optimiser, self.engine.world)
 
     def _back_to_best(self, progress: Progress) -> None:
         assert progress.best_step is not None

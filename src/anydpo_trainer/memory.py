@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import struct
@@ -10,7 +11,7 @@ from pathlib import Path
 GB = 1e9
 
 
-def least_bytes(weights: int, trained: int, *, reference: bool = False, weight_bytes: int = 4) -> dict[str, float]:
+def least_bytes(weights: int, trained: int, *, reference: bool = False, weight_bytes: float = 4) -> dict[str, float]:
     """Return what cannot be avoided, by part: weights, gradients, AdamW's two moments, a separate reference.
 
     `weights` and `trained` count parameters; activations come on top.
@@ -43,6 +44,21 @@ def available_ram() -> float | None:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def keep_freed() -> bool:
+    """Let this process reuse memory that it frees instead of giving it back; returns whether the C library can.
+
+    Every step frees and asks for the same large blocks, and pages fresh from the system cost more than a
+    product of the same size. GNU's C library only.
+    """
+
+    mmap_max, trim_threshold, top_pad = -4, -1, -2  # the numbers of <malloc.h>
+    try:
+        tune = ctypes.CDLL(None).mallopt
+        return bool(tune(mmap_max, 0) and tune(trim_threshold, 2**31 - 1) and tune(top_pad, 64 << 20))
+    except (AttributeError, OSError, TypeError):
+        return False
 
 
 def count_parameters(folder: Path) -> int | None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from anydpo_trainer import tiny
 from anydpo_trainer.config import PLAIN_LENGTH, SMOLLM2, TINY, LoRA
 from anydpo_trainer.errors import TrainerError
+from anydpo_trainer.shard import gathered, release
 
 log = logging.getLogger("anydpo_trainer")
 
@@ -93,19 +94,39 @@ def load_tokenizer(folder: str) -> Any:
     return tokenizer
 
 
-def load_model(folder: str, dtype: torch.dtype, device: torch.device) -> Any:
+def load_model(folder: str, dtype: torch.dtype, device: torch.device, *, in_4bit: bool = False) -> Any:
     """Return the causal language model in `folder`, an adapter included, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
     base = adapter_base(folder)
-    model: Any = _from_pretrained(AutoModelForCausalLM, base or folder, dtype=dtype)
+    how = _in_4bit(device) if in_4bit else {}
+    model: Any = _from_pretrained(AutoModelForCausalLM, base or folder, dtype=dtype, **how)
     if base:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, folder)
-    model.to(device)
+    if not in_4bit:
+        model.to(device)
     model.config.use_cache = False
     return model.eval()
+
+
+def _in_4bit(device: torch.device) -> dict[str, Any]:
+    """Return how to load weights as 4-bit normal floats. Paper: QLoRA 2305.14314."""
+    if device.type != "cuda":
+        raise TrainerError("no_gpu", "load_in_4bit needs an NVIDIA GPU, and torch sees none", "leave load_in_4bit out")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise TrainerError("not_installed", "load_in_4bit needs bitsandbytes", "pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    make: Any = BitsAndBytesConfig
+    quantisation = make(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": quantisation, "device_map": {"": device}}
 
 
 def adapter_base(folder: str) -> str | None:
@@ -200,6 +221,7 @@ class Reference:
     def follow(self, share: float) -> None:
         """ref <- share * policy + (1 - share) * ref. Paper: TR-DPO 2404.09656."""
         assert self._separate is not None
+        release(self._separate)
         with torch.no_grad():
             pairs = zip(self._separate.parameters(), self._policy.parameters(), strict=True)
             for mine, theirs in pairs:
@@ -225,11 +247,13 @@ def _adapter(model: Any, name: str) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights and tokenizer to `folder`, which appears whole or not at all."""
+def save(model: Any, tokenizer: Any, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write weights and tokenizer to `folder`, which appears whole or not at all; `state` has a sharded model's."""
 
     def write(unfinished: Path) -> None:
-        adapters = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+        adapters: dict[str, Any] = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+        if state is not None:
+            adapters["state_dict"] = dict(state)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft asks the hub whether the vocabulary changed
             model.save_pretrained(unfinished, **adapters)
@@ -271,9 +295,10 @@ def write_folder(folder: Path, write: Any) -> None:
 def weights_hash(model: Any) -> str:
     """Return a hash of every weight and its name, adapters included."""
     digest = hashlib.sha256()
+    release(model)
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(gathered(weight.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

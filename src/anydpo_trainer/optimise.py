@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anydpo_trainer.config import Config
+from anydpo_trainer.shard import gathered
 
 
 def make_optimiser(weights: Sequence[Tensor], config: Config) -> torch.optim.Optimizer:
@@ -45,4 +46,4 @@ def schedule(kind: str, steps: int, warmup_ratio: float) -> Callable[[int], floa
 def clip(weights: Sequence[Tensor], limit: float) -> float:
     """Scale gradients to a norm of at most `limit` (0: leave them) and return the norm they had."""
     norm = torch.nn.utils.clip_grad_norm_(weights, limit if limit > 0 else math.inf)
-    return float(norm)
+    return float(gathered(norm))

@@ -15,17 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anydpo_trainer import model as models
-from anydpo_trainer.batch import Batch, Encoded, collate
+from anydpo_trainer.batch import Encoded
 from anydpo_trainer.config import Method
-from anydpo_trainer.engine import Engine
-from anydpo_trainer.logprobs import score_tokens, sequence_sums
+from anydpo_trainer.engine import IDLE, Engine
+from anydpo_trainer.logprobs import sequence_sums
 
 log = logging.getLogger("anydpo_trainer")
 
-ReferenceLogps = Callable[[Batch], "tuple[Tensor, Tensor] | None"]
+# Of the pairs in one forward pass, given all pairs and their indices: log ref(chosen), log ref(rejected)
+ReferenceLogps = Callable[[Sequence[Encoded], Sequence[int]], "tuple[Tensor, Tensor] | None"]
 
 
-def no_reference(_: Batch) -> None:
+def no_reference(_pairs: Sequence[Encoded], _part: Sequence[int]) -> None:
     """Stand for zeros: the loss has no reference."""
     return
 
@@ -33,19 +34,21 @@ def no_reference(_: Batch) -> None:
 def with_every_batch(reference: models.Reference, method: Method, engine: Engine) -> ReferenceLogps:
     """Return a reference that runs its model on each batch, for one that moves."""
 
-    def compute(batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute(pairs: Sequence[Encoded], part: Sequence[int]) -> tuple[Tensor, Tensor]:
         with reference.active() as model, engine.precision():
-            chosen, rejected = sequence_sums(score_tokens(model, batch), method).chunk(2)
+            tokens = engine.scorer.score(model, [pairs[i].fork for i in part])
+        chosen, rejected = sequence_sums(tokens, method).chunk(2)
         return chosen, rejected
 
     return compute
 
 
-def from_table(table: Tensor, dtype: torch.dtype) -> ReferenceLogps:
-    """Return a reference that looks its values up in a table of [pairs, 2] and gives them as `dtype`."""
+def from_table(table: Tensor, engine: Engine) -> ReferenceLogps:
+    """Return a reference that looks its values up in a table of [pairs, 2]."""
+    dtype = torch.float64 if engine.dtype == torch.float64 else torch.float32
 
-    def look_up(batch: Batch) -> tuple[Tensor, Tensor]:
-        values = table[batch.indices.cpu()].to(batch.input_ids.device, dtype)
+    def look_up(_: Sequence[Encoded], part: Sequence[int]) -> tuple[Tensor, Tensor]:
+        values = table[torch.tensor(part)].to(engine.device, dtype)
         return values[:, 0], values[:, 1]
 
     return look_up
@@ -67,15 +70,17 @@ def compute_table(
     with reference.active() as model:
         key = _key(model, pairs, method, engine, parts)
         path = cache / "reference" / f"{key}.safetensors"
-        if (known := _read(path, len(pairs))) is not None:
+        known = _read(path, len(pairs))
+        if all(engine.world.gather(known is not None)) and known is not None:  # or else all compute, on every machine
             log.info("reference log-probabilities of %d pairs read from the cache", len(pairs))
             return known
         table = torch.zeros(len(pairs), 2, dtype=torch.float64)
         with engine.precision():
-            for done, (_, part) in enumerate(engine.world.mine(parts), 1):
+            for done, (place, part) in enumerate(engine.mine(parts), 1):
                 engine.check_stop()
-                batch = collate(pairs, part).to(engine.device)
-                sums = sequence_sums(score_tokens(model, batch), method)
+                sums = sequence_sums(engine.scorer.score(model, [pairs[i].fork for i in part]), method)
+                if place == IDLE:
+                    continue
                 table[torch.tensor(part)] = torch.stack(sums.chunk(2), dim=1).double().cpu()
                 engine.say_progress("reference", done * engine.world.size, len(parts))
     table = engine.world.sum(table.to(engine.device)).cpu()
@@ -90,7 +95,11 @@ def _key(model: Any, pairs: Sequence[Encoded], method: Method, engine: Engine, p
     What stands together in a forward pass moves the last bits, so it counts too: a cache never changes a number.
     """
     digest = hashlib.sha256(models.weights_hash(model).encode())
-    digest.update(repr((1, method.ld_alpha, engine.device.type, str(engine.dtype), torch.__version__)).encode())
+    digest.update(
+        repr(
+            (2, engine.scorer.name, method.ld_alpha, engine.device.type, str(engine.dtype), torch.__version__)
+        ).encode()
+    )
     digest.update(repr([list(part) for part in parts]).encode())
     for pair in pairs:
         for ids in (pair.prompt, pair.chosen, pair.rejected):

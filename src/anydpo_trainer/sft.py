@@ -6,12 +6,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from anydpo_trainer.batch import Batch, Plan, micro_batches, pad
+from anydpo_trainer.batch import Fork, Plan
 from anydpo_trainer.config import Config, Sft
-from anydpo_trainer.engine import Engine
-from anydpo_trainer.logprobs import score_tokens
+from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.metrics import Sums
 
 METRICS = ("loss", "mean_token_accuracy", "entropy")
@@ -31,30 +28,29 @@ class SftStage:
         sft: Sft,
         engine: Engine,
     ) -> None:
-        self._model, self._answers, self._config, self._engine = model, answers, config, engine
-        # An answer is half a pair: twice as many rows keep a forward pass as large as in the DPO stage
-        self._lengths = [(len(prompt) + len(completion) + 1) // 2 for prompt, completion in answers]
+        self._model, self._config, self._engine = model, config, engine
+        self._answers = [Fork(prompt, (completion,)) for prompt, completion in answers]
+        self._costs = [engine.scorer.cost(answer) for answer in self._answers]
         self.plan = Plan(len(answers), config.batch_size, sft.epochs, None, config.seed, shuffle=config.shuffle)
 
     def tokens_in(self, indices: Sequence[int]) -> int:
         """Return how many tokens the policy reads in these rows."""
-        return sum(len(prompt) + len(completion) for prompt, completion in (self._answers[i] for i in indices))
+        return sum(self._answers[i].longest for i in indices)
 
     def accumulate(self, step: int, indices: Sequence[int]) -> Sums:
         """Add this process's share of the batch's gradient and return its metrics."""
-        size = self._config.micro_batch_size
-        parts = micro_batches(indices, self._lengths, 2 * size if size else None, self._engine.tokens)
-        total = sum(len(self._answers[i][1]) for i in indices)
+        size = self._config.micro_batch_size  # in pairs: twice as many answers are as much
+        parts = self._engine.scorer.cut(indices, self._costs, 2 * size if size else None)
+        total = sum(len(self._answers[i].branches[0]) for i in indices)
         sums = Sums(METRICS)
-        for place, part in self._engine.world.mine(parts):
-            input_ids, attention, completion = pad([self._answers[i] for i in part])
-            nothing = torch.zeros(0)
-            batch = Batch(input_ids, attention, completion, nothing, nothing).to(self._engine.device)
+        for place, part in self._engine.mine(parts):
             self._engine.seed(self._config.seed, self.name, step, place)
             with self._engine.precision():
-                tokens = score_tokens(self._model, batch, stats=True)
+                tokens = self._engine.scorer.score(self._model, [self._answers[i] for i in part], stats=True)
             nll = -tokens.logps.sum()
-            torch.autograd.backward(nll / total)
+            self._engine.backward(nll / total if place != IDLE else 0.0 * nll)
+            if place == IDLE:
+                continue
             count = tokens.mask.sum()
             sums.add("loss", nll.detach(), count)
             if tokens.stats is not None:

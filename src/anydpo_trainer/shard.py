@@ -1,7 +1,8 @@
-"""Several processes as one: plain data parallel under `torchrun`, equal to one process with the same batch.
+"""Several processes as one, equal to one process with the same batch: their world, and tensors in parts.
 
-Every rank holds the whole model and takes its share of each batch's forward passes; gradients are summed once a
-step. Losses are divided by the size of the whole batch beforehand, so the sum is the gradient of its mean.
+Every rank takes its share of each batch's forward passes. Where it holds the whole model, gradients are summed once a
+step; `fsdp` is for models in parts. Losses are divided by the size of the whole batch beforehand, so the sum is the
+gradient of its mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
 BUCKET = 1 << 25  # bytes of gradients sent at a time
@@ -36,7 +39,8 @@ class World:
         world = cls(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
         if torch.cuda.is_available():
             torch.cuda.set_device(world.local_rank)
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # Gradients go between GPUs, metrics and words between processors
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return world
 
     def leave(self) -> None:
@@ -52,6 +56,13 @@ class World:
     def mine(self, items: Sequence[T]) -> list[tuple[int, T]]:
         """Return this process's share of a list, each with its place in the whole."""
         return list(enumerate(items))[self.rank :: self.size]
+
+    def lost_a_peer(self, error: Exception) -> bool:
+        """Say whether an error means that another process has ended, and nothing of this one."""
+        said = str(error).lower()
+        return self.size > 1 and (
+            isinstance(error, dist.DistError) or any(word in said for word in ("gloo", "nccl", "closed by peer"))
+        )
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -86,6 +97,30 @@ class World:
         made: list[Any] = [None] * self.size
         dist.all_gather_object(made, value)
         return made
+
+
+def release(model: Any) -> None:
+    """Let go of weights that a forward pass has gathered, so that each process sees its part alone."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def gathered(value: Tensor) -> Tensor:
+    """Return a whole tensor; every process has to ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, weight: Tensor) -> Tensor:
+    """Return a whole tensor in the parts that a weight is in."""
+    if not isinstance(weight, DTensor) or value.shape != weight.shape:
+        return value
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
+
+
+def unsharded(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return the weights that each process has whole."""
+    return [weight for weight in weights if not isinstance(weight, DTensor)]
 
 
 def _sum_in_place(gradients: list[Tensor]) -> None:

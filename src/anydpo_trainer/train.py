@@ -6,24 +6,26 @@ import copy
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from anydpo_trainer import checkpoint as checkpoints
-from anydpo_trainer import memory, sft
+from anydpo_trainer import fsdp, memory, sft
 from anydpo_trainer import model as models
 from anydpo_trainer.batch import Encoded
 from anydpo_trainer.checkpoint import Checkpoints, Progress
 from anydpo_trainer.config import Config
 from anydpo_trainer.dpo import DpoStage, first_epoch
-from anydpo_trainer.engine import Engine, token_budget
+from anydpo_trainer.engine import Engine
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.evaluate import measure, whole_set, write_rows
+from anydpo_trainer.fast.choose import Passes, choose, prepare_too
 from anydpo_trainer.folder import METRICS, PAIRS
 from anydpo_trainer.loop import Loop, Trainee
 from anydpo_trainer.metrics_file import MetricsFile
@@ -33,7 +35,14 @@ from anydpo_trainer.tokenise import Encoder, Refused, read_rows, sft_rows
 
 log = logging.getLogger("anydpo_trainer")
 
-FREE_TO_CHANGE = ("cache_dir", "device", "save_total_limit", "save_steps")  # a checkpoint fits whatever these say
+FREE_TO_CHANGE = (
+    "cache_dir",
+    "device",
+    "processes",
+    "sharding",
+    "save_total_limit",
+    "save_steps",
+)  # a checkpoint fits whatever these say
 
 
 @dataclass
@@ -63,20 +72,26 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     began = time.monotonic()
     start = _start_folder(config, cache, engine.world)
     known = models.load_config(start)
-    engine.tokens = token_budget(known.vocab_size, engine.device)
     tokenizer = models.load_tokenizer(start)
     data = _read(config, tokenizer, known)
     engine.check_stop()
+    engine.sharded = _needs_sharding(config, known, engine)
+    engine.averaged = engine.sharded and config.adapter is None
     _check_memory(config, known, engine)
     policy = _load_policy(config, start, engine)
     trainee = _trainee(config, policy, tokenizer, out)
     done = trainee.checkpoints.latest()
     progress = _resume(trainee, done, engine)
+    passes = _passes(config, policy, data, engine, progress)
+    if engine.sharded:
+        fsdp.shard(policy, engine)
+        trainee = replace(trainee, weights=[weight for weight in policy.parameters() if weight.requires_grad])
     stages: list[dict[str, Any]] = []
     if config.sft is not None:
         trainee, ended = _sft(config, trainee, data, out, engine, progress)
         stages.append({"stage": "sft", "steps": ended.step, "tokens": ended.tokens} if ended else {"stage": "sft"})
-    reference = _references(config, trainee.model, data, engine, cache)
+    begun = str(out / "sft") if config.sft is not None else start
+    reference = _references(config, trainee.model, begun, data, engine, cache)
     if done is not None and done[1].stage == "dpo":
         checkpoints.load_weights(trainee.model, done[0] / "model")
         reference.restore(done[0])
@@ -94,10 +109,11 @@ def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
             trainee.metrics.append({**place, **measured})
             log.info("held-out pairs  %s", "  ".join(f"{k}={v:.6g}" for k, v in sorted(measured.items())))
         metrics.update(measured)
+    whole = fsdp.full_state(trainee.model)
     if engine.world.first:
-        models.save(trainee.model, tokenizer, out / "model")
+        models.save(trainee.model, tokenizer, out / "model", whole)
     return Report(
-        effective=_effective(config, data, engine, trainee),
+        effective=_effective(config, data, engine, trainee, passes),
         model=_about(config, trainee, start),
         data={
             "train_pairs": len(data.train),
@@ -124,7 +140,7 @@ class _References:
 
 def _start_folder(config: Config, cache: Path, world: World) -> str:
     name = config.start_from or config.model
-    if world.first:
+    if world.local_rank == 0:  # each machine may have a cache of its own
         models.folder_of(name, cache, config.seed)
     world.wait()
     return models.folder_of(name, cache, config.seed)
@@ -153,18 +169,38 @@ def _read(config: Config, tokenizer: Any, known: Any) -> Data:
     return Data(train_pairs, validation, encoder.refused, encoder)
 
 
-def _check_memory(config: Config, known: Any, engine: Engine) -> None:
-    weights = models.count_weights(known)
+def _needed(config: Config, weights: int, engine: Engine) -> dict[str, float]:
+    """Return the bytes by part that this process needs at least."""
     trained = 0 if config.adapter is not None else weights
     separate = config.method.sync_ref_model or config.ref_model is not None
-    needed = memory.least_bytes(
-        weights, trained, reference=separate, weight_bytes=_weight_dtype(config, engine).itemsize
-    )
+    each = 0.6 if config.load_in_4bit else _weight_dtype(config, engine).itemsize
+    needed = memory.least_bytes(weights, trained, reference=separate, weight_bytes=each)
+    return {name: size / (engine.world.size if engine.sharded else 1) for name, size in needed.items()}
+
+
+def _available(engine: Engine) -> tuple[float | None, str]:
+    """Return the bytes that this process can have, and where."""
     if engine.device.type == "cuda":
-        available: float | None = torch.cuda.mem_get_info(engine.device)[0]
-        where = "on the GPU"
-    else:
-        available, where = memory.available_ram(), "of memory"
+        return float(torch.cuda.mem_get_info(engine.device)[0]), "on the GPU"
+    free = memory.available_ram()
+    return free if free is None else free / int(os.environ.get("LOCAL_WORLD_SIZE", "1")), "of memory"
+
+
+def _needs_sharding(config: Config, known: Any, engine: Engine) -> bool:
+    """Say whether the weights are to be in parts: when that is asked for, or else when they would not fit."""
+    if engine.world.size == 1 or config.sharding == "none" or config.load_in_4bit:
+        return False
+    if config.sharding == "full":
+        return True
+    available, _ = _available(engine)
+    needed = sum(_needed(config, models.count_weights(known), engine).values())
+    return any(engine.world.gather(available is not None and needed > 0.7 * available))
+
+
+def _check_memory(config: Config, known: Any, engine: Engine) -> None:
+    weights = models.count_weights(known)
+    needed = _needed(config, weights, engine)
+    available, where = _available(engine)
     sentence = memory.shortage(needed, available, where) if available is not None else None
     if sentence:
         raise TrainerError(
@@ -187,7 +223,8 @@ def _weight_dtype(config: Config, engine: Engine) -> torch.dtype:
 
 
 def _load_policy(config: Config, start: str, engine: Engine) -> Any:
-    model = models.load_model(start, _weight_dtype(config, engine), engine.device)
+    device = torch.device("cpu") if engine.sharded else engine.device
+    model = models.load_model(start, _weight_dtype(config, engine), device, in_4bit=config.load_in_4bit)
     if models.adapter_base(start):
         if config.adapter is None:
             model = model.merge_and_unload()
@@ -221,13 +258,27 @@ def _resume(trainee: Trainee, done: tuple[Path, Progress] | None, engine: Engine
     return progress
 
 
+def _passes(config: Config, policy: Any, data: Data, engine: Engine, progress: Progress | None) -> Passes:
+    return choose(
+        policy,
+        data.train,
+        engine,
+        wanted=config.prefix_sharing,
+        longest=data.encoder.max_length
+        if config.sft is not None
+        else max((p.longest for p in data.validation), default=0),
+        tokens=progress.pass_tokens if progress else None,
+        checkpointed=config.gradient_checkpointing,
+    )
+
+
 def _sft(
     config: Config, trainee: Trainee, data: Data, out: Path, engine: Engine, progress: Progress | None
 ) -> tuple[Trainee, Progress | None]:
     """Run the supervised stage, or take its result from the folder; the policy starts DPO from there."""
     assert config.sft is not None
     folder, ended = out / "sft", None
-    if folder.is_dir():
+    if all(engine.world.gather(folder.is_dir())):
         checkpoints.load_weights(trainee.model, folder)
     else:
         chosen = config.sft.data == "chosen"
@@ -242,8 +293,9 @@ def _sft(
             checkpoints.load_weights(trainee.model, trainee.checkpoints.path(progress.stage, progress.step) / "model")
         stage = sft.SftStage(trainee.model, answers, config, config.sft, engine)
         ended = Loop(stage, trainee, config, engine).run(progress)
+        whole = fsdp.full_state(trainee.model)
         if engine.world.first:
-            models.save(trainee.model, trainee.tokenizer, folder)
+            models.save(trainee.model, trainee.tokenizer, folder, whole)
         engine.world.wait()
     if config.adapter is not None:
         models.train_only_adapter(trainee.model, str(folder))
@@ -251,7 +303,7 @@ def _sft(
     return replace(trainee, weights=weights), ended
 
 
-def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: Path) -> _References:
+def _references(config: Config, policy: Any, begun: str, data: Data, engine: Engine, cache: Path) -> _References:
     """Build the reference while the policy still is what it starts from."""
     method = config.method
     if not method.needs_reference:
@@ -259,11 +311,15 @@ def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: 
     separate = None
     if config.ref_model is not None:
         folder = models.folder_of(config.ref_model, cache, config.seed)
-        separate = models.load_model(folder, _weight_dtype(config, engine), engine.device)
+        device = torch.device("cpu") if engine.sharded else engine.device
+        separate = models.load_model(folder, _weight_dtype(config, engine), device)
         if separate.config.vocab_size != policy.config.vocab_size:
             raise TrainerError(
                 "other_vocabulary", f"ref_model: {config.ref_model} has another vocabulary than the model"
             )
+        prepare_too(separate, data.train, engine)
+        if engine.sharded:
+            fsdp.shard(separate, engine)
     if _precompute(config, data):
         fixed = separate or (policy if config.adapter is None else None)
         reference = models.Reference(policy, fixed)
@@ -271,8 +327,7 @@ def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: 
         def table(pairs: Sequence[Encoded], parts: Sequence[Sequence[int]]) -> ReferenceLogps:
             if not pairs:
                 return no_reference
-            dtype = torch.float64 if engine.dtype == torch.float64 else torch.float32
-            return from_table(compute_table(reference, pairs, method, engine, cache, parts), dtype)
+            return from_table(compute_table(reference, pairs, method, engine, cache, parts), engine)
 
         size = method.precompute_ref_batch_size or config.micro_batch_size
         return _References(
@@ -280,10 +335,20 @@ def _references(config: Config, policy: Any, data: Data, engine: Engine, cache: 
             table(data.validation, whole_set(data.validation, engine, size)),
         )
     if separate is None and config.adapter is None:
-        separate = copy.deepcopy(policy).requires_grad_(False)
+        separate = _copy_of(policy, config, begun, data, engine)
     reference = models.Reference(policy, separate)
     each = with_every_batch(reference, method, engine)
     return _References(each, each, reference if method.sync_ref_model else None)
+
+
+def _copy_of(policy: Any, config: Config, begun: str, data: Data, engine: Engine) -> Any:
+    """Return the policy as it is before its first step, apart from what will be trained."""
+    if not engine.sharded:
+        return copy.deepcopy(policy).requires_grad_(False)
+    made = _load_policy(config, begun, engine).requires_grad_(False)
+    prepare_too(made, data.train, engine)
+    fsdp.shard(made, engine)
+    return made
 
 
 def _precompute(config: Config, data: Data) -> bool:
@@ -312,7 +377,7 @@ def _dpo(
     return loop.run(progress if progress is not None and progress.stage == "dpo" else None)
 
 
-def _effective(config: Config, data: Data, engine: Engine, trainee: Trainee) -> dict[str, Any]:
+def _effective(config: Config, data: Data, engine: Engine, trainee: Trainee, passes: Passes) -> dict[str, Any]:
     """Return what was really run, every default resolved."""
     made = config.to_dict()
     for name in ("train_data", "validation_data", "cache_dir", "start_from"):
@@ -324,6 +389,9 @@ def _effective(config: Config, data: Data, engine: Engine, trainee: Trainee) -> 
         dtype=str(engine.dtype).removeprefix("torch."),
         device=str(engine.device),
         processes=engine.world.size,
+        sharding="full" if engine.sharded else "none",
+        gradient_checkpointing=passes.gradient_checkpointing,
+        passes=asdict(passes),
         adapter=made["adapter"] or "full",
         trained_weights=sum(weight.numel() for weight in trainee.weights),
     )

@@ -57,23 +57,25 @@ def options_of(run: dict[str, Any], model: Path, data: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared"])
 @pytest.mark.parametrize("name", EXPECTED["runs"])
-def test_run_equals_trls(name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_equals_trls(name: str, shared: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = EXPECTED["runs"][name]
     data = write_jsonl(tmp_path / "pairs.jsonl", json.loads((FOLDER / "pairs.json").read_text()))
     seen: list[dict[int, tuple[float, float]]] = []
     forward = DpoStage._forward
 
-    def spy(self: DpoStage, step: int, *args: Any, **kwargs: Any) -> Any:
-        batch, tokens, scores = forward(self, step, *args, **kwargs)
+    def spy(self: DpoStage, step: int, place: int, part: Any, **kwargs: Any) -> Any:
+        tokens, scores = forward(self, step, place, part, **kwargs)
         while len(seen) <= step:
             seen.append({})
-        rows = zip(batch.indices.tolist(), scores.chosen.tolist(), scores.rejected.tolist(), strict=True)
+        rows = zip(part, scores.chosen.tolist(), scores.rejected.tolist(), strict=True)
         seen[step].update({pair: (chosen, rejected) for pair, chosen, rejected in rows})
-        return batch, tokens, scores
+        return tokens, scores
 
     monkeypatch.setattr(DpoStage, "_forward", spy)
-    _, records = run(tmp_path / "out", **options_of(expected, model, data))
+    report, records = run(tmp_path / "out", **options_of(expected, model, data), prefix_sharing=shared)
+    assert report.effective["passes"]["path"] == ("shared" if shared else "plain")
     assert len(records) == len(expected["steps"]) == STEPS
     for number, (record, wanted) in enumerate(zip(records, expected["steps"], strict=True)):
         pairs = sorted(seen[number])
@@ -108,7 +110,7 @@ def test_collation_puts_chosen_first_and_masks_prompts() -> None:
     from anydpo_trainer.batch import Encoded
 
     pairs = [Encoded(array("i", [5, 6]), array("i", [7]), array("i", [8, 9, 10]))]
-    batch = collate(pairs, [0])
+    batch = collate([pair.fork for pair in pairs])
     assert batch.input_ids.tolist() == [[5, 6, 7, 0, 0], [5, 6, 8, 9, 10]]
     assert batch.completion_mask.tolist() == [[False, False, True, False, False], [False, False, True, True, True]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]

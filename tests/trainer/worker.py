@@ -23,3 +23,11 @@ def train(config: str, out: str) -> None:
     from anydpo_trainer.__main__ import main
 
     sys.exit(main(["train", config, "--out", out]))
+
+
+def train_as(rank: int, size: int, port: int, config: str, out: str) -> None:
+    """Train as one of several processes, as `torchrun` would start them."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    train(config, out)

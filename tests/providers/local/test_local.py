@@ -91,6 +91,23 @@ def test_a_run_from_job_to_result(job: anydpo.PreferenceJob) -> None:
     exec(result.model.how_to_use or "raise")
 
 
+def test_a_run_of_two_processes_is_killed_and_resumed(job: anydpo.PreferenceJob) -> None:
+    """`options.local.processes` starts torchrun; when one process goes, the run can go on."""
+    job = job.replace(epochs=6, save_steps=1)
+    two = job.replace(options={"local": {"processes": 2, "sharding": "full"}})
+    plan = anydpo.check(two, "local")
+    assert "torch.distributed.run --standalone --nproc-per-node=2" in plan.requests[0].url
+    run = anydpo.submit(two, "local")
+    folder = folder_of(run)
+    until((folder / "checkpoints" / "dpo-step-000001").is_dir)
+    os.kill(trainer_of(folder), signal.SIGKILL)
+    until(lambda: run.refresh() is State.PAUSED)
+    result = anydpo.submit(two, "local").wait().raise_for_state()
+    assert (result.method.effective["processes"], result.method.effective["sharding"]) == (2, "full")
+    whole = anydpo.run(job).raise_for_state()
+    assert result.metric("eval/loss") == pytest.approx(whole.metric("eval/loss"), abs=1e-4)
+
+
 def test_the_same_job_again_is_the_same_run(job: anydpo.PreferenceJob) -> None:
     first = anydpo.submit(job, "local")
     first.wait().raise_for_state()
@@ -219,7 +236,9 @@ def test_samples_stand_side_by_side(job: anydpo.PreferenceJob) -> None:
         ({"model": "/nowhere/model"}, "model", "is not there"),
         ({"model": "tinny"}, "model", "is not there"),
         ({"model": {"openai": "gpt"}}, "model", "no model for local"),
-        ({"load_in_4bit": True}, "load_in_4bit", "no effect here"),
+        ({"load_in_4bit": True}, "load_in_4bit", "need an NVIDIA GPU"),
+        ({"load_in_4bit": True, "adapter": "full"}, "load_in_4bit", "cannot be trained themselves"),
+        ({"options": {"local": {"sharding": "some"}}}, "sharding", "expected one of"),
         ({"options": {"local": {"truncate": True}}}, "options.local.truncate", "no such option"),
         ({"options": {"local": {"truncation": "end"}}}, "truncation", "expected one of"),
         ({"method": {"sync_ref_model": True}, "adapter": {"r": 4}}, "method.sync_ref_model", "cannot follow"),
