@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ def installed_memory(folder: Path) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: memory-provider\nVersion: 1\n")
     (about / "entry_points.txt").write_text("[anydpo.providers]\nmemory = anydpo.testing.memory:MemoryProvider\n")
     return folder
+
+
+def heeds_ctrl_c() -> None:
+    """Let a process be interrupted although its parent may be in the background, where SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Shell:

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from anydpo.result import State
-from tests.conformance.helpers import Shell
+from tests.conformance.helpers import Shell, heeds_ctrl_c
 
 ROOT = Path(__file__).parents[2]
 JOB = """model = "some-model"
@@ -219,7 +219,8 @@ def test_130_interrupted(shell: Shell) -> None:
     shell.service.set(seconds=1e6)
     (run,) = document("submit", shell(*SUBMIT, "--yes").stdout)["runs"]
     command = [sys.executable, "-m", "anydpo", "watch", run["run"]]
-    with subprocess.Popen(command, cwd=shell.folder, env=shell.environment, stderr=subprocess.PIPE) as process:
+    where: dict[str, Any] = {"cwd": shell.folder, "env": shell.environment, "preexec_fn": heeds_ctrl_c}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, **where) as process:
         assert process.stderr is not None
         while b"running" not in (line := process.stderr.readline()):
             assert line
