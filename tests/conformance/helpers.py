@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +29,11 @@ def installed_memory(folder: Path) -> Path:
     return folder
 
 
-def heeds_ctrl_c() -> None:
-    """Let a process be interrupted although its parent may be in the background, where SIGINT is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# The command line in a process that can be interrupted although its parent may be in the background, where SIGINT is
+# ignored.
+HEEDS_CTRL_C = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from anydpo.cli import main; main()"
+)
 
 
 class Shell:

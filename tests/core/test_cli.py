@@ -19,7 +19,7 @@ import pytest
 
 from anydpo import cli, samples
 from anydpo.data.write import json_line
-from tests.conformance.helpers import heeds_ctrl_c
+from tests.conformance.helpers import HEEDS_CTRL_C
 from tests.trainer.helpers import small_model
 
 Said = tuple[int, str, str]
@@ -303,8 +303,8 @@ def test_help_names_every_command_of_this_version(anydpo: Run) -> None:
 
 
 def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(anydpo: Run, job: Path) -> None:
-    arguments = [sys.executable, "-c", "from anydpo.cli import main; main()", "run", str(job), "--set", "epochs=400"]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=heeds_ctrl_c)
+    arguments = [sys.executable, "-c", HEEDS_CTRL_C, "run", str(job), "--set", "epochs=400"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stderr is not None
     said = b""
     while b"running" not in said:

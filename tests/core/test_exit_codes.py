@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from anydpo.result import State
-from tests.conformance.helpers import Shell, heeds_ctrl_c
+from tests.conformance.helpers import HEEDS_CTRL_C, Shell
 
 ROOT = Path(__file__).parents[2]
 JOB = """model = "some-model"
@@ -218,9 +218,8 @@ def test_7_refused_by_the_users_own_cap(shell: Shell) -> None:
 def test_130_interrupted(shell: Shell) -> None:
     shell.service.set(seconds=1e6)
     (run,) = document("submit", shell(*SUBMIT, "--yes").stdout)["runs"]
-    command = [sys.executable, "-m", "anydpo", "watch", run["run"]]
-    where: dict[str, Any] = {"cwd": shell.folder, "env": shell.environment, "preexec_fn": heeds_ctrl_c}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, **where) as process:
+    command = [sys.executable, "-c", HEEDS_CTRL_C, "watch", run["run"]]
+    with subprocess.Popen(command, cwd=shell.folder, env=shell.environment, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while b"running" not in (line := process.stderr.readline()):
             assert line
