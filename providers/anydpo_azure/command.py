@@ -96,7 +96,7 @@ def command_job(body: Mapping[str, Any], key: str) -> Any:
         display_name=body["displayName"],
         experiment_name=body["experimentName"],
         tags=dict(body["tags"]),
-        code=f"azureml:{body['codeId']}",
+        code=body["codeId"],
         environment=_as_sdk(body["environmentId"]),
         command=body["command"],
         environment_variables=dict(body["environmentVariables"]),
