@@ -82,6 +82,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="anydpo sandbox tls", daemon=True)
         self._to: tuple[str, int] = (HOST, 0)
+        self._listening: asyncio.Server | None = None
         self.url = ""
 
     def start(self, origin: str) -> Proxy:
@@ -91,14 +92,16 @@ class Proxy:
         if not self._thread.is_alive():
             self._thread.start()
             listen = asyncio.start_server(self._serve, HOST, 0)
-            listening = asyncio.run_coroutine_threadsafe(listen, self._loop).result()
-            self.url = f"http://{HOST}:{listening.sockets[0].getsockname()[1]}"
+            self._listening = asyncio.run_coroutine_threadsafe(listen, self._loop).result()
+            self.url = f"http://{HOST}:{self._listening.sockets[0].getsockname()[1]}"
         return self
 
     def close(self) -> None:
         """Stop listening and drop what is open."""
-        if not self._thread.is_alive():
+        if self._listening is None:
+            self._loop.close()
             return
+        self._loop.call_soon_threadsafe(self._listening.close)
         asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)

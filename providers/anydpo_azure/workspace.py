@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -66,11 +67,14 @@ class Workspace:
             from azure.identity import DefaultAzureCredential
         except ImportError:
             raise ProviderMissing("azure-identity is not installed", hint="pip install 'anydpo[azure]'") from None
+        made: Any = DefaultAzureCredential
         if self.where.rehearsal:  # a rehearsal asks no identity of this machine
             from azure.identity import EnvironmentCredential
 
-            return EnvironmentCredential()
-        return DefaultAzureCredential()
+            made = EnvironmentCredential
+        found = made()
+        weakref.finalize(self, found.close)
+        return found
 
     @cached_property
     def ml(self) -> MLClient:
@@ -79,7 +83,11 @@ class Workspace:
             from azure.ai.ml import MLClient
         except ImportError:
             raise ProviderMissing("azure-ai-ml is not installed", hint="pip install 'anydpo[azure]'") from None
-        logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
+        from azure.core.pipeline.transport import RequestsTransport
+
+        transport = RequestsTransport()
+        weakref.finalize(self, transport.close)
+        logging.getLogger("azure.ai.ml").setLevel(logging.CRITICAL)  # it logs each error that it raises
         where = self.where
         return MLClient(
             self.credential,
@@ -89,6 +97,7 @@ class Workspace:
             enable_telemetry=False,
             show_progress=False,
             retry_total=0,
+            transport=transport,
         )
 
     @cached_property
@@ -99,7 +108,9 @@ class Workspace:
             import ssl
 
             verify = ssl.create_default_context(cafile=bundle)
-        return httpx.Client(timeout=SECONDS, verify=verify)
+        made = httpx.Client(timeout=SECONDS, verify=verify)
+        weakref.finalize(self, made.close)
+        return made
 
     def token(self, audience: str) -> str:
         """Return a bearer token."""
