@@ -28,7 +28,18 @@ from anydpo.provider import DataFile, Diagnosis, Event, JobRef, Outcome, Plan, P
 from anydpo.result import Artifact, Error, Model, State
 from anydpo_azure import payload, scope
 from anydpo_azure.request import ASSET_API as API
-from anydpo_azure.request import CODE, DATA, PLACE, RUNS, code_asset, create_of, datastore_of, facts, image_asset
+from anydpo_azure.request import (
+    CODE,
+    DATA,
+    PLACE,
+    RUNS,
+    code_asset,
+    create_of,
+    datastore_of,
+    facts,
+    image_asset,
+    seconds_of,
+)
 from anydpo_azure.store import Blob, Store
 from anydpo_azure.workspace import NotThere, Workspace
 
@@ -81,7 +92,7 @@ def command_job(body: Mapping[str, Any], key: str) -> Any:
     if "distribution" in body:
         more["distribution"] = PyTorchDistribution(process_count_per_instance=1)
     if "limits" in body:
-        more["timeout"] = int(body["limits"]["timeout"].strip("PTS"))
+        more["timeout"] = seconds_of(body["limits"]["timeout"])
     if "identity" in body:
         more["identity"] = ManagedIdentityConfiguration()
     if "queueSettings" in body:
@@ -97,7 +108,7 @@ def command_job(body: Mapping[str, Any], key: str) -> Any:
         experiment_name=body["experimentName"],
         tags=dict(body["tags"]),
         code=body["codeId"],
-        environment=_as_sdk(body["environmentId"]),
+        environment=body["environmentId"],
         command=body["command"],
         environment_variables=dict(body["environmentVariables"]),
         inputs={
@@ -114,10 +125,6 @@ def command_job(body: Mapping[str, Any], key: str) -> Any:
     )
     made.properties = dict(body["properties"])
     return made
-
-
-def _as_sdk(environment: str) -> str:
-    return environment if environment.startswith("azureml:") else f"azureml:{environment}"
 
 
 def find(workspace: Workspace, key: str) -> JobRef | None:

@@ -263,7 +263,11 @@ def _body(
         },
         "inputs": inputs,
         "outputs": {"run": _output(f"azureml://datastores/{store}/paths/{RUNS}/${{key}}/")},
-        "resources": {"instanceCount": count, "shmSize": options.get("shm_size", defaults["shm_size"])},
+        "resources": {
+            "instanceCount": count,
+            "properties": {},
+            "shmSize": options.get("shm_size", defaults["shm_size"]),
+        },
     }
     if "compute" in options:
         properties["computeId"] = f"{where.path}/computes/{options['compute']}"
@@ -272,12 +276,28 @@ def _body(
     if count > 1:
         properties["distribution"] = {"distributionType": "PyTorch", "processCountPerInstance": 1}
     if "timeout_seconds" in options:
-        properties["limits"] = {"jobLimitsType": "Command", "timeout": f"PT{options['timeout_seconds']}S"}
+        properties["limits"] = {"jobLimitsType": "Command", "timeout": duration(options["timeout_seconds"])}
     if "identity" in options:
         properties["identity"] = {"identityType": "Managed"}
     if "job_tier" in options:
         properties["queueSettings"] = {"jobTier": options["job_tier"]}
     return {"properties": properties}
+
+
+def duration(seconds: int) -> str:
+    """Return seconds as ISO 8601 has them, in the form that the SDK sends."""
+    rest, made = int(seconds), ""
+    for unit, size in (("D", 86_400), ("H", 3600), ("M", 60), ("S", 1)):
+        count, rest = divmod(rest, size)
+        made += f"{count}{unit}" if count else ""
+        made += "T" if unit == "D" and rest else ""
+    return f"P{made}"
+
+
+def seconds_of(given: str) -> int:
+    """Return the seconds of a duration of ours."""
+    sizes = {"D": 86_400, "H": 3600, "M": 60, "S": 1}
+    return sum(int(count) * sizes[unit] for count, unit in re.findall(r"(\d+)([DHMS])", given))
 
 
 def _inputs(job: PreferenceJob, data: DataSummary, model: str | None, start: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 MANAGEMENT, STORAGE = "https://management.azure.com/.default", "https://storage.azure.com/.default"
 WORKSPACE_API = "2024-10-01"
 HISTORY_HOSTS = (".azureml.ms", ".azureml.net")
+ANSI = re.compile(r"\x1b\[\d*m")  # azure-ai-ml paints what it refuses
 SECONDS = 60.0
 SIGNED_SECONDS = 3600
 ADVICE = Advice(
@@ -72,7 +74,7 @@ class Workspace:
             from azure.identity import EnvironmentCredential
 
             made = EnvironmentCredential
-        found = made()
+        found = made(retry_total=0)
         weakref.finalize(self, found.close)
         return found
 
@@ -206,7 +208,7 @@ class Workspace:
         except (core.ServiceRequestError, core.ServiceResponseError, httpx.TransportError, ValueError) as exc:
             raise _typed(Answer(0, f"{type(exc).__name__} from Azure"), creating=creating) from None
         except core.AzureError as exc:  # what the SDK refuses by itself
-            raise JobInvalid(str(exc)[:1000], provider="azure", hint=ADVICE.invalid) from None
+            raise JobInvalid(ANSI.sub("", str(exc)).strip()[:1000], provider="azure", hint=ADVICE.invalid) from None
 
 
 def raise_for(response: httpx.Response) -> None:
