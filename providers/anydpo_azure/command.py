@@ -189,11 +189,11 @@ def fetch(workspace: Workspace, name: str, folder: Path, checkpoint: int | None)
         raise JobInvalid(f"{folder} is not empty", hint="fetch into a new folder")
     store, run = workspace.store(_datastore(_job(workspace, name))), f"{RUNS}/{name}"
     start = f"{run}/model/" if checkpoint is None else f"{run}/checkpoints/dpo-step-{checkpoint:06d}/model/"
-    blobs = [blob for blob in store.list(start) if not blob.name.endswith("/") and blob.size]
+    blobs = [blob for blob in store.blobs(start) if not blob.name.endswith("/") and blob.size]
     if not blobs:
         if checkpoint is None:
             raise RunFailed("this run has left no model yet", provider="azure")
-        kept = {blob.name.split("/dpo-step-")[1][:6] for blob in store.list(f"{run}/checkpoints/dpo-step-")}
+        kept = {blob.name.split("/dpo-step-")[1][:6] for blob in store.blobs(f"{run}/checkpoints/dpo-step-")}
         there = ", ".join(str(int(step)) for step in sorted(kept)) or "none"
         raise JobInvalid(f"no checkpoint at step {checkpoint}", hint=f"kept are: {there}; save_steps sets how often")
     folder.parent.mkdir(parents=True, exist_ok=True)

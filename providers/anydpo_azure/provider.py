@@ -77,7 +77,7 @@ class AzureProvider:
     def stage(self, plan: Plan, file: DataFile) -> Staged:
         """Bring one file there; the same content again is the same file."""
         if _is_command(plan.place):
-            return command.stage(self._workspace(scope.current()), plan, file)
+            return command.stage(self._workspace(request.scope_of(plan)), plan, file)
         return self._managed.stage(plan, file)
 
     def examine(self, staged: Staged) -> Examined:
@@ -89,14 +89,14 @@ class AzureProvider:
     def submit(self, plan: Plan, staged: tuple[Staged, ...], key: str) -> JobRef:
         """Create the one job of this key."""
         if _is_command(plan.place):
-            return command.submit(self._workspace(scope.current()), plan, staged, key)
+            return command.submit(self._workspace(request.scope_of(plan)), plan, staged, key)
         return self._managed.submit(plan, staged, key)
 
     def find(self, key: str) -> JobRef | None:
         """Return the job of this key, looked for by each route that is set up."""
         if self._has_workspace and (mine := command.find(self._workspace(scope.current()), key)) is not None:
             return mine
-        return self._managed.find(key) if self._has_managed or not self._has_workspace else None
+        return self._managed.find(key) if self._has_managed else None
 
     def found(self) -> tuple[tuple[str, JobRef], ...]:
         """Return (key, job) of every job that carries one of our keys."""
@@ -139,6 +139,7 @@ class AzureProvider:
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Say of each route whether it would work."""
         if not self._has_workspace:
+            mine: tuple[Diagnosis, ...]
             missing = [variable for name, variable in scope.VARIABLES.items() if name not in scope.settings()]
             mine = (Diagnosis(what="workspace", ok=None, detail=f"{', '.join(missing)} is not set"),)
         else:

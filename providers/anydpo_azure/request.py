@@ -133,6 +133,14 @@ def datastore_of(plan: Plan) -> str:
     return uri.split("/")[3]
 
 
+def scope_of(plan: Plan) -> Scope:
+    """Return the workspace that a plan was made for; raises `JobInvalid` where a part of it was not set then."""
+    found = scope.ID.match(plan.requests[-1].url.removeprefix(ARM)) if plan.requests else None
+    if found is None or any(found[name] == variable for name, variable in scope.VARIABLES.items()):
+        return scope.current()
+    return Scope(**{name: found[name] for name in scope.VARIABLES})
+
+
 def _with_key(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return {name: _with_key(item, key) for name, item in value.items()}

@@ -79,7 +79,7 @@ class Store:
                 raise_for(found)
             yield from found.iter_bytes(CHUNK)
 
-    def list(self, prefix: str) -> list[Blob]:
+    def blobs(self, prefix: str) -> list[Blob]:
         """Return every blob whose name begins so."""
         made: list[Blob] = []
         marker = ""

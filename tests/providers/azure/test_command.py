@@ -183,6 +183,16 @@ def test_the_same_put_by_somebody_else_is_the_same_job(box: Sandbox, dispatch: D
     assert len(jobs(box)) == 1
 
 
+def test_a_job_goes_to_the_workspace_of_its_plan(
+    box: Sandbox, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever goes on with a run later may have set another one."""
+    prepared = prepare(job(), "azure/command").or_raise()
+    monkeypatch.setenv("AZURE_ML_WORKSPACE", "another")
+    dispatch.submit(prepared)
+    assert len(jobs(box)) == 1
+
+
 @pytest.mark.parametrize("percent", [0, 50, 100])
 def test_a_cut_upload_is_sent_once_more(percent: int, box: Sandbox, dispatch: Dispatch) -> None:
     box.break_({"fault": "cut_upload", "percent": percent, "on": ["put"], "skip": 20, "times": 1})
@@ -255,8 +265,8 @@ def test_a_missing_name_is_said_in_the_plan_and_before_anything_is_asked(
     monkeypatch.delenv(name)
     prepared = prepare(job(), "azure/command").or_raise()
     assert any(name in warning for warning in prepared.plan.warnings)
-    with pytest.raises(AnyDPOError) as caught:
-        prepared.provider.submit(prepared.plan, (), "anydpo-x")
+    with pytest.raises(JobInvalid) as caught:
+        dispatch.submit(prepared)
     assert name in str(caught.value)
     assert box.requests() == []
 

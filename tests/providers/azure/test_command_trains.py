@@ -15,20 +15,21 @@ from anydpo import LoRA, PreferenceJob
 from anydpo.result import Result, State
 from anydpo.sandbox import serve
 
-STEPS = 3
+STEPS = 2
 
 
 def hh_job(hh: Path, **fields: Any) -> PreferenceJob:
     return PreferenceJob(
         model="tiny",
-        data={"path": str(hh / "harmless-base-train.jsonl.gz"), "max_pairs": 24},
+        data={"path": str(hh / "harmless-base-train.jsonl.gz"), "max_pairs": 16},
         validation=0.25,
         method=anydpo.DPO(loss_type="apo_zero"),
         adapter=LoRA(r=4, lora_alpha=8),
         dtype="float64",
         batch_size=6,
+        micro_batch_size=2,
         max_steps=STEPS,
-        save_steps=2,
+        save_steps=1,
         max_length=256,
         learning_rate=1e-3,
         **fields,
@@ -74,7 +75,7 @@ def test_a_command_job_equals_the_local_one_and_two_nodes_equal_one(
             there[nodes] = ended(run)
             folders[nodes] = tmp_path / f"fetched-{nodes}"
             run.fetch(folders[nodes])
-        run.fetch(tmp_path / "checkpoint", checkpoint=2)
+        run.fetch(tmp_path / "checkpoint", checkpoint=1)
         logged = [event.text for event in run.watch() if event.kind == "log"]
     assert any("to train" in line for line in logged)
     assert [there[nodes].method.effective["processes"] for nodes in (1, 2)] == [1, 2]
@@ -85,7 +86,8 @@ def test_a_command_job_equals_the_local_one_and_two_nodes_equal_one(
         found = numbers(there[nodes])
         assert found.keys() == wanted.keys()
         worst = max(abs(found[key] - wanted[key]) for key in wanted)
-        print(f"azure/command, {nodes} node(s): largest difference of {len(wanted)} numbers {worst:.2e}")
+        said = f"azure/command, {nodes} node(s): largest difference of {len(wanted)} numbers {worst:.2e}"
+        print(said)  # noqa: T201
         assert worst < 1e-5
         assert there[nodes].metrics.final == pytest.approx(here.metrics.final, abs=1e-5)
         mine, theirs = weights(folders[0]), weights(folders[nodes])
@@ -94,30 +96,34 @@ def test_a_command_job_equals_the_local_one_and_two_nodes_equal_one(
     assert weights(tmp_path / "checkpoint").keys() == weights(folders[1]).keys()
 
 
-def test_a_running_job_is_cancelled_and_a_broken_one_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_job_says_why_and_a_running_one_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
     rows = [{"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": "No."} for i in range(40)]
     base: dict[str, Any] = {"model": "tiny", "data": anydpo.load(rows), "batch_size": 2}
+    deadline = time.monotonic() + 240
     with serve(steps=100_000, providers=["azureml"], folder=tmp_path / "box") as box:
         for name, value in box.env.items():
             monkeypatch.setenv(name, value)
-        options = {"azure": {"compute": "cpu-cluster"}}
-        run = anydpo.submit(PreferenceJob(**base, epochs=5_000, options=options), "azure/command")
-        deadline = time.monotonic() + 120
-        while not [event for event in run.watch(wait=False) if event.kind == "metrics"]:
-            assert time.monotonic() < deadline, run.result()
-            time.sleep(0.3)
-        run.cancel()
-        while not run.refresh().done:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert run.result().state is State.CANCELLED
         broken = {"azure": {"compute": "cpu-cluster", "environment_variables": {"PYTHONHOME": "/nowhere"}}}
         run = anydpo.submit(PreferenceJob(**base, options=broken), "azure/command")
         while not run.refresh().done:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         error = run.result().error
-    assert error is not None
-    assert "exited with status" in error.message
-    assert "std_log.txt" in error.message
-    assert "PYTHONHOME" in error.message  # the end of the service's own log
+        assert error is not None
+        assert "exited with status" in error.message
+        assert "std_log.txt" in error.message
+        assert "encodings" in error.message  # the end of the service's own log
+        if not full:
+            return
+        options = {"azure": {"compute": "cpu-cluster"}}
+        run = anydpo.submit(PreferenceJob(**base, epochs=5_000, options=options), "azure/command")
+        while not run.result().metrics.history:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        run.cancel()
+        while not run.refresh().done:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert run.result().state is State.CANCELLED
