@@ -115,10 +115,10 @@ class Store:
                 raise_for(response)
         return response
 
-    def _query(self, more: dict[str, str] | None = None) -> list[tuple[str, str]]:
+    def _query(self, more: dict[str, str] | None = None) -> dict[str, Any]:
         from urllib.parse import parse_qsl
 
-        return [*parse_qsl(self._sas), *(more or {}).items()]
+        return {**dict(parse_qsl(self._sas)), **(more or {})}
 
     def _headers(self) -> dict[str, str]:
         made = {"x-ms-version": VERSION}

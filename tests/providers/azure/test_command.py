@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -382,6 +385,15 @@ def test_an_unknown_status_is_no_success(box: Sandbox, dispatch: Dispatch) -> No
     poll = place.poll(ref)
     assert poll.state is State.RUNNING
     assert [event.text for event in poll.events if "Reticulating" in event.text]
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process, for the SDK takes seconds to import."""
+    with mock.patch.dict(os.environ):
+        runpy.run_path(str(Path(__file__).parents[3] / "examples" / "azure_ml.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.startswith("azure/command: open weights")
+    assert said.endswith("jobs made: 1\n")
 
 
 # Which route
