@@ -332,6 +332,7 @@ def test_a_refused_create_is_typed(
     with pytest.raises(error) as caught:
         submit(dispatch, job())
     assert caught.value.retry_after == (7 if error is CapacityUnavailable else None)
+    assert len(box.requests(operation="create")) == 1
     assert jobs(box) == []
 
 
