@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from anydpo.data import hh, openai, trl  # noqa: F401 - each registers its dialects
+from anydpo.data import aws, hh, openai, trl  # noqa: F401 - each registers its dialects
 from anydpo.data.dataset import PreferenceDataset, Skipped
 from anydpo.data.dialect import DIALECTS, BadRow, Dialect, closest, detect
 from anydpo.data.pair import PreferencePair
