@@ -10,7 +10,7 @@ from typing import Any
 from anydpo.adapter import PLACEHOLDER
 from anydpo.errors import Problem
 
-JAVA = {r"\p{Alnum}": "a-zA-Z0-9", r"\p{L}": "a-zA-Z", r"\p{N}": "0-9", r"\p{Z}": r"\s"}  # classes of Java's patterns
+JAVA = {r"\p{Alnum}": "a-zA-Z0-9", r"\p{L}": r"\w", r"\p{N}": r"\w", r"\p{Z}": r"\s"}  # classes of Java's patterns
 SHOWN = 5  # choices named in a problem
 
 

@@ -36,10 +36,10 @@ class World:
         self.storage = Storage(self.clock)
         self._jobs: dict[str, Jobs] = {}
 
-    def jobs(self, service: str) -> Jobs:
-        """Return the jobs of one service."""
+    def jobs(self, service: str, trainer: Trainer | None = None) -> Jobs:
+        """Return the jobs of one service, which may train in its own way."""
         if service not in self._jobs:
-            self._jobs[service] = Jobs(self.trainer, self.clock)
+            self._jobs[service] = Jobs(trainer or self.trainer, self.clock)
         return self._jobs[service]
 
     def place(self, *parts: str) -> Path:
