@@ -26,6 +26,7 @@ MARK = "anydpo-metrics "  # a line of the log that is a record of metrics, as JS
 TEMPLATE = "chat_template.jinja"
 PORT = "7777"
 PEFT = "peft>=0.18"
+PREPARE = "import sys; from pathlib import Path; from anydpo_trainer.model import folder_of; folder_of(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))"
 STOPPED = 143  # as a shell has it for SIGTERM
 
 
@@ -43,8 +44,12 @@ def main(archive: Path) -> int:
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", PEFT], check=False)
     if (out / "result.json").exists() and not any((root / "model").glob("*")):
         (out / "result.json").unlink()  # an earlier machine ended, and its model was lost with it
-    command += ["-m", "anydpo_trainer", "train", str(code / "config.json"), "--out", str(out)]
     settings = {"PYTHONPATH": str(code), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **network}
+    if len(command) > 1:
+        subprocess.run(
+            [sys.executable, "-c", PREPARE, *map(str, made_here(config))], env={**os.environ, **settings}, check=False
+        )
+    command += ["-m", "anydpo_trainer", "train", str(code / "config.json"), "--out", str(out)]
     records = Records(out / "metrics.jsonl")
     process = subprocess.Popen(command, cwd=code, env={**os.environ, **settings})
     asked: list[int] = []
@@ -110,6 +115,14 @@ def config_of(given: Mapping[str, str], root: Path, code: Path) -> dict[str, Any
     if (code / TEMPLATE).is_file():
         config["chat_template"] = str(code / TEMPLATE)
     return {**config, "cache_dir": str(root / "cache")}
+
+
+def made_here(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what `PREPARE` takes: models that a machine makes for itself are made before it is one of several.
+
+    transformers writes no model on a rank other than 0, and each machine has a disk of its own.
+    """
+    return config["model"], config["cache_dir"], config.get("seed", 0)
 
 
 class Records:

@@ -9,6 +9,7 @@ from typing import Any
 
 from anydpo.adapter import PLACEHOLDER
 from anydpo.errors import Problem
+from anydpo_sagemaker.wire import loader
 
 JAVA = {r"\p{Alnum}": "a-zA-Z0-9", r"\p{L}": r"\w", r"\p{N}": r"\w", r"\p{Z}": r"\s"}  # classes of Java's patterns
 SHOWN = 5  # choices named in a problem
@@ -21,10 +22,9 @@ def problems(operation: str, body: Mapping[str, Any]) -> list[Problem]:
 
 @cache
 def _shape(operation: str) -> Any:
-    from botocore.loaders import Loader
     from botocore.model import ServiceModel
 
-    model = ServiceModel(Loader().load_service_model("sagemaker", "service-2"), "sagemaker")
+    model = ServiceModel(loader().load_service_model("sagemaker", "service-2"), "sagemaker")
     return model.operation_model(operation).input_shape
 
 

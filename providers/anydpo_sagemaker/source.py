@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -42,6 +43,10 @@ def _archive(template: bytes) -> Source:
     return Source(made.getvalue(), hashlib.sha256(made.getvalue()).hexdigest())
 
 
-def _parts(folder: Traversable) -> list[tuple[str, bytes]]:
-    """Return the folder's own files; it has no folders that count."""
-    return [(item.name, item.read_bytes()) for item in folder.iterdir() if item.is_file()]
+def _parts(folder: Traversable, path: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of the folder's files; what Python compiled of them is left out."""
+    for item in folder.iterdir():
+        if item.is_file():
+            yield f"{path}{item.name}", item.read_bytes()
+        elif item.name != "__pycache__":
+            yield from _parts(item, f"{path}{item.name}/")

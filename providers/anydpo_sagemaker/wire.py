@@ -57,7 +57,26 @@ def _client(service: str, region: str, chain: tuple[tuple[str, str], ...]) -> An
         read_timeout=60,
         user_agent_extra="anydpo",
     )
-    return boto3.session.Session().client(cast("Any", service), region_name=region, config=once)
+    return boto3.session.Session(botocore_session=_session()).client(
+        cast("Any", service), region_name=region, config=once
+    )
+
+
+def _session() -> Any:
+    """Return a session of the present chain that shares what has been read of the services' models."""
+    import botocore.session
+
+    made = botocore.session.get_session()
+    made.register_component("data_loader", loader())
+    return made
+
+
+@lru_cache(maxsize=1)
+def loader() -> Any:
+    """Return botocore's loader of service models, which keeps what it has read."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 @contextmanager

@@ -137,10 +137,9 @@ def _history(record: Mapping[str, Any]) -> dict[str, Any]:
 def model_of(result: Mapping[str, Any], tuned: str, weights: str, folder: str) -> Model:
     """Return the trained model and the lines that load it from `folder`."""
     about = result.get("model") or {}
-    package, kind = (
-        ("peft", "AutoPeftModelForCausalLM") if about.get("adapter") else ("transformers", "AutoModelForCausalLM")
-    )
-    use = f"from {package} import {kind}\nmodel = {kind}.from_pretrained({folder!r})"
+    adapted = bool(about.get("adapter"))
+    kind = "AutoPeftModelForCausalLM" if adapted else "AutoModelForCausalLM"
+    use = f"from {'peft' if adapted else 'transformers'} import {kind}\nmodel = {kind}.from_pretrained({folder!r})"
     return Model(provider_model=about.get("start"), tuned=tuned, weights=weights, how_to_use=use)
 
 
