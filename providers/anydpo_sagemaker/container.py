@@ -26,7 +26,10 @@ MARK = "anydpo-metrics "  # a line of the log that is a record of metrics, as JS
 TEMPLATE = "chat_template.jinja"
 PORT = "7777"
 PEFT = "peft>=0.18"
-PREPARE = "import sys; from pathlib import Path; from anydpo_trainer.model import folder_of; folder_of(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))"
+PREPARE = """import sys
+from pathlib import Path
+from anydpo_trainer.model import folder_of
+folder_of(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))"""
 STOPPED = 143  # as a shell has it for SIGTERM
 
 
@@ -89,9 +92,10 @@ def launch(root: Path) -> tuple[bool, list[str], dict[str, str]]:
 
 def gpus() -> int:
     """Return how many GPUs this host has."""
-    if shutil.which("nvidia-smi") is None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
         return 0
-    said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    said = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
     return sum(line.startswith("GPU ") for line in said.stdout.splitlines())
 
 

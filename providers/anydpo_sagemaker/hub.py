@@ -19,7 +19,7 @@ class Hub:
         self._region, self._store = region, store
 
     def check(self, body: Mapping[str, Any]) -> None:
-        """Raise `JobInvalid` where a create request is not what the document takes; one that cannot be read says nothing.
+        """Raise `JobInvalid` where the document does not take a create request; one that cannot be read says nothing.
 
         The plan has been checked against the shipped table before.
         """

@@ -139,9 +139,11 @@ class SageMakerProvider:
         while True:
             with speaking("ListTrainingJobs"):
                 page = self._client("sagemaker").list_training_jobs(**asked)
-            for one in page.get("TrainingJobSummaries", ()):
-                if str(one["TrainingJobName"]).startswith("anydpo-"):
-                    made.append((one["TrainingJobName"], JobRef(id=one["TrainingJobArn"], place=NAME)))
+            made += [
+                (one["TrainingJobName"], JobRef(id=one["TrainingJobArn"], place=NAME))
+                for one in page.get("TrainingJobSummaries", ())
+                if str(one["TrainingJobName"]).startswith("anydpo-")
+            ]
             if not page.get("NextToken"):
                 return tuple(made)
             asked["NextToken"] = page["NextToken"]
@@ -178,7 +180,7 @@ class SageMakerProvider:
     def cancel(self, ref: JobRef) -> None:
         """Ask the job to stop; one that has ended is left alone."""
         region, name = _parts(ref)
-        if self._describe(name, region)["TrainingJobStatus"] not in ("InProgress",):
+        if self._describe(name, region)["TrainingJobStatus"] != "InProgress":
             return
         try:
             with speaking("StopTrainingJob"):

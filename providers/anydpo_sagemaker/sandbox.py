@@ -108,6 +108,7 @@ class SageMakerSandbox:
         self.jobs = world.jobs(self.name, Hosts(world.trainer, self.s3))
         routes: list[BaseRoute] = [Target(target, getattr(self, name), name) for target, name in TARGETS.items()]
         routes.append(Target(None, self.unsupported, "unsupported"))
+        routes.append(Route("/", self.query, methods=["POST"], name="query"))
         verbs = {"GET": "content", "HEAD": "head", "PUT": "put", "POST": "post", "DELETE": "remove"}
         routes += [Route("/{path:path}", self.s3.serve, methods=[verb], name=name) for verb, name in verbs.items()]
         self.routes: Sequence[BaseRoute] = routes
@@ -152,6 +153,14 @@ class SageMakerSandbox:
             return Refusal(400, fault.message or "Rate exceeded", "ThrottlingException")
         return Refusal(fault.status, fault.message or "The service is unavailable.", fault.code or "InternalFailure")
 
+    async def query(self, request: Request) -> Response:
+        """Leave the older protocol's services (STS, IAM) to moto; what it cannot do, this account may not do."""
+        if b"Action=SimulatePrincipalPolicy" in await request.body():
+            said = "<Error><Code>AccessDenied</Code><Message>iam:SimulatePrincipalPolicy</Message></Error>"
+            body = f"<ErrorResponse>{said}<RequestId>sandbox</RequestId></ErrorResponse>"
+            return Response(body, 403, media_type="text/xml")
+        return await self.s3.serve(request)
+
     async def unsupported(self, request: Request) -> Response:  # noqa: ARG002
         """Stand for every other operation."""
         raise Refusal(400, "this operation is not emulated", "UnknownOperationException")
@@ -162,7 +171,8 @@ class SageMakerSandbox:
         check(given, self.s3)
         name = given["TrainingJobName"]
         if self.jobs.get(name) is not None:
-            said = f"Training job names must be unique within an AWS account and region, and a training job with this name already exists ({arn(name)})"
+            said = "Training job names must be unique within an AWS account and region, and a training job with this name "
+            said += f"already exists ({arn(name)})"
             raise Refusal(400, said, "ResourceInUse")
         job = Job(
             name,
@@ -424,11 +434,11 @@ class SageMakerSandbox:
     def _final(self, job: Job) -> list[dict[str, Any]]:
         """Return the last value of each metric that the definitions find in the log."""
         text = "\n".join(line for lines in self._streams(job).values() for line in lines)
-        made = []
-        for one in job.request["AlgorithmSpecification"].get("MetricDefinitions", []):
-            if found := re.findall(one["Regex"], text):
-                made.append({"MetricName": one["Name"], "Value": float(found[-1]), "Timestamp": job.updated})
-        return made
+        return [
+            {"MetricName": one["Name"], "Value": float(found[-1]), "Timestamp": job.updated}
+            for one in job.request["AlgorithmSpecification"].get("MetricDefinitions", [])
+            if (found := re.findall(one["Regex"], text))
+        ]
 
     def _publish(self, job: Job, uri: str) -> None:
         """Put the model, and what an instant job would have left, where the description says it is."""

@@ -1,4 +1,4 @@
-"""The machines of a training job: each host a process with an `/opt/ml` of its own under a folder, lost and given again.
+"""The machines of a training job: each host a process with an `/opt/ml` of its own, lost and given again.
 
 What a host sees is SageMaker's container contract: input channels and configuration, checkpoints that are kept in S3,
 SIGTERM before SIGKILL, the failure file. Two hosts are two processes that find each other on loopback.

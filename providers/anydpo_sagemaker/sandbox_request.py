@@ -13,7 +13,7 @@ from typing import Any
 
 from anydpo.sandbox.lines import LineError
 from anydpo.sandbox.wire import Refusal
-from anydpo_sagemaker.sandbox_s3 import S3, parted
+from anydpo_sagemaker.sandbox_s3 import ACCOUNT, ROLE, S3, parted
 
 EVERY_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
 
@@ -50,6 +50,10 @@ def check(given: Mapping[str, Any], s3: S3) -> None:
         stop = given["StoppingCondition"]
         if given.get("EnableManagedSpotTraining") and stop.get("MaxWaitTimeInSeconds", 0) < stop["MaxRuntimeInSeconds"]:
             raise invalid("MaxWaitTimeInSeconds must be equal to or greater than MaxRuntimeInSeconds.")
+    account, role = given["RoleArn"].split(":")[4], given["RoleArn"].rpartition("/")[2]
+    if account == ACCOUNT and role != ROLE:
+        said = f"Could not assume role {given['RoleArn']}. Please ensure that the role exists and allows principal "
+        raise invalid(f"{said}'sagemaker.amazonaws.com' to assume the role.")
     for uri in (given["OutputDataConfig"]["S3OutputPath"], *(map(_uri, given.get("InputDataConfig", [])))):
         if uri.startswith("s3://") and not s3.has(parted(uri)[0]):
             raise invalid(f"The S3 bucket '{parted(uri)[0]}' does not exist.")

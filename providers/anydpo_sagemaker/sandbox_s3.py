@@ -1,8 +1,9 @@
-"""S3 and STS of the emulator: moto's server, spoken to in this process."""
+"""S3, STS and IAM of the emulator: moto's server, spoken to in this process."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
-BUCKET = f"sagemaker-{REGION}-{ACCOUNT}"  # what AWS's own SDK makes for itself
+OWN = "sagemaker-"  # AWS's own SDK makes the buckets it calls sagemaker-REGION-ACCOUNT itself: they are there
+BUCKET = f"{OWN}{REGION}-{ACCOUNT}"
+ROLE = "sandbox"
+TRUST = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
 
 
 class S3:
     """moto's buckets, which every sandbox of a process shares; a new one begins empty."""
 
     def __init__(self) -> None:
+        from moto.iam.models import iam_backends
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from moto.s3.models import s3_backends
 
@@ -27,9 +32,16 @@ class S3:
         self._backend: Any = s3_backends[ACCOUNT]["aws"]
         self._backend.reset()
         self._backend.create_bucket(BUCKET, REGION)
+        roles: Any = iam_backends[ACCOUNT]["aws"]
+        roles.reset()
+        trust = json.dumps({"Version": "2012-10-17", "Statement": [TRUST]})
+        roles.create_role(ROLE, trust, "/", None, "", [], 3600)
 
     async def serve(self, request: Request) -> Response:
         """Answer one request as moto does."""
+        bucket = request.url.path.lstrip("/").partition("/")[0]
+        if bucket.startswith(OWN):
+            self.make(bucket)
         body = await request.body()
         return await run_in_threadpool(self._answer, request, body)
 

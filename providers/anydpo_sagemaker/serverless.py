@@ -173,10 +173,8 @@ def check_today(body: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
 
 
 def said(value: Any) -> str:
-    """Return a value as the service takes it: everything is text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return a value as the service takes it: everything is text, true and false as AWS's own SDK has them."""
+    return str(value)
 
 
 def effective_of(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,6 +194,8 @@ def effective_of(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
     try:
         return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
     except ValueError:
@@ -278,7 +278,6 @@ def _warnings(job: PreferenceJob, base: Base) -> tuple[str, ...]:
             f"{base.id} is not in the table of {FACTS['date']}: its hub document is asked before the job is made"
         )
     if job.learning_rate == "auto":
-        made.append(
-            f"the learning rate is the service's default, {FACTS['hyperparameters'][base.family]['learning_rate']['default']:g} by its table"
-        )
+        usual = FACTS["hyperparameters"][base.family]["learning_rate"]["default"]
+        made.append(f"the learning rate is the service's default, {usual:g} by its table")
     return tuple(made)
