@@ -85,8 +85,8 @@ class SageMakerProvider:
         reason = f"sagemaker/{route}: as asked"
         if route is None:
             route, reason = routes.pick(job, place.region)
-        made = serverless if route == "serverless" else training
-        return made.plan(job, data, place, wishes, reason)
+        plan = serverless.plan if route == "serverless" else training.plan
+        return plan(job, data, place, wishes, reason)
 
     def quote(self, plan: Plan) -> Quote | None:
         """Return the most it can cost at the user's own price of an hour; AWS's prices are not to be had here."""

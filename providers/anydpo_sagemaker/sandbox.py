@@ -7,13 +7,9 @@ the route `training` run for real, their containers as processes; serverless one
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import os
-import re
-import tarfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -27,56 +23,28 @@ from anydpo.sandbox.lines import LineError
 from anydpo.sandbox.training import Task
 from anydpo.sandbox.wire import Refusal, json_object
 from anydpo.sandbox.world import World
-from anydpo_sagemaker.container import MARK
-from anydpo_sagemaker.sandbox_hosts import GRACE, Containers, Hosts, Machines, count_of
+from anydpo_sagemaker.sandbox_hosts import GRACE, Containers, Hosts
 from anydpo_sagemaker.sandbox_hub import document, make_recipes
-from anydpo_sagemaker.sandbox_request import check, invalid, model, rows_of
-from anydpo_sagemaker.sandbox_s3 import ACCOUNT, REGION, S3, parted
+from anydpo_sagemaker.sandbox_request import check, invalid, rows_of
+from anydpo_sagemaker.sandbox_s3 import ACCOUNT, REGION, S3
+from anydpo_sagemaker.sandbox_show import STATES, Shown, arn
 
 if importlib.util.find_spec("moto") is None:  # looked for here, imported when a sandbox begins
     raise ImportError("SageMaker's emulator needs moto", name="moto")
 
-STATES = {
-    "validating": ("InProgress", "Starting"),
-    "queued": ("InProgress", "Pending"),
-    "running": ("InProgress", "Training"),
-    "compressing": ("InProgress", "Uploading"),
-    "uploading": ("InProgress", "Uploading"),
-    "cancelling": ("Stopping", "Stopping"),
-    "succeeded": ("Completed", "Completed"),
-    "failed": ("Failed", "Failed"),
-    "cancelled": ("Stopped", "Stopped"),
-}
-TOLD = {  # a moment → (secondary status, message)
-    "created": ("Starting", "Starting the training job"),
-    "queued": ("Pending", "Preparing the instances for training"),
-    "started": ("Training", "Training image download completed. Training in progress."),
-    "interrupted": ("Interrupted", "Training job interrupted: the spot capacity was reclaimed"),
-    "restarting": ("Restarting", "Restarting the training job from its checkpoints"),
-    "trained": ("Uploading", "Uploading generated training model"),
-    "succeeded": ("Completed", "Training job completed"),
-    "failed": ("Failed", "Training job failed"),
-    "cancelled": ("Stopped", "Training job stopped"),
-}
-ECHOED = (
-    *("TrainingJobName", "RoleArn", "HyperParameters", "AlgorithmSpecification", "InputDataConfig", "OutputDataConfig"),
-    *("ResourceConfig", "VpcConfig", "StoppingCondition", "CheckpointConfig", "EnableManagedSpotTraining"),
-    *("Environment", "RetryStrategy", "ServerlessJobConfig", "MlflowConfig", "ModelPackageConfig"),
-    *("EnableNetworkIsolation", "EnableInterContainerTrafficEncryption", "RemoteDebugConfig", "InfraCheckConfig"),
-)
 GROUP = "/aws/sagemaker/TrainingJobs"
-TARGETS = {
-    "SageMaker.CreateTrainingJob": "create",
-    "SageMaker.DescribeTrainingJob": "retrieve",
-    "SageMaker.ListTrainingJobs": "list",
-    "SageMaker.StopTrainingJob": "cancel",
-    "SageMaker.DeleteTrainingJob": "delete",
-    "SageMaker.ListTags": "tags",
-    "SageMaker.DescribeHubContent": "hub",
-    "SageMaker.DescribeModelPackageGroup": "package_group",
-    "SageMaker.ListMlflowApps": "mlflow_apps",
-    "Logs_20140328.DescribeLogStreams": "streams",
-    "Logs_20140328.GetLogEvents": "events",
+TARGETS = {  # a target → (operation, handler)
+    "SageMaker.CreateTrainingJob": ("create", "create"),
+    "SageMaker.DescribeTrainingJob": ("retrieve", "retrieve"),
+    "SageMaker.ListTrainingJobs": ("list", "list_jobs"),
+    "SageMaker.StopTrainingJob": ("cancel", "cancel"),
+    "SageMaker.DeleteTrainingJob": ("delete", "delete"),
+    "SageMaker.ListTags": ("tags", "tags"),
+    "SageMaker.DescribeHubContent": ("hub", "hub"),
+    "SageMaker.DescribeModelPackageGroup": ("package_group", "package_group"),
+    "SageMaker.ListMlflowApps": ("mlflow_apps", "mlflow_apps"),
+    "Logs_20140328.DescribeLogStreams": ("streams", "streams"),
+    "Logs_20140328.GetLogEvents": ("events", "events"),
 }
 OWN_BETA, OWN_RATE = 0.1, 1e-4  # the service's defaults; its rate is the stand-in model's usual one
 
@@ -106,7 +74,10 @@ class SageMakerSandbox:
         self.world, self.s3 = world, S3()
         make_recipes(self.s3)
         self.jobs = world.jobs(self.name, Hosts(world.trainer, self.s3))
-        routes: list[BaseRoute] = [Target(target, getattr(self, name), name) for target, name in TARGETS.items()]
+        self.shown = Shown(world, self.s3, self.jobs)
+        routes: list[BaseRoute] = [
+            Target(target, getattr(self, handler), name) for target, (name, handler) in TARGETS.items()
+        ]
         routes.append(Target(None, self.unsupported, "unsupported"))
         routes.append(Route("/", self.query, methods=["POST"], name="query"))
         verbs = {"GET": "content", "HEAD": "head", "PUT": "put", "POST": "post", "DELETE": "remove"}
@@ -171,7 +142,9 @@ class SageMakerSandbox:
         check(given, self.s3)
         name = given["TrainingJobName"]
         if self.jobs.get(name) is not None:
-            said = "Training job names must be unique within an AWS account and region, and a training job with this name "
+            said = (
+                "Training job names must be unique within an AWS account and region, and a training job with this name "
+            )
             said += f"already exists ({arn(name)})"
             raise Refusal(400, said, "ResourceInUse")
         job = Job(
@@ -195,11 +168,11 @@ class SageMakerSandbox:
     async def retrieve(self, request: Request) -> Response:
         """DescribeTrainingJob."""
         job = self._job(await json_object(request))
-        body = self._show(job)
+        body = self.shown.describe(job)
         self.jobs.poll(job)
         return said_(body)
 
-    async def list(self, request: Request) -> Response:
+    async def list_jobs(self, request: Request) -> Response:
         """ListTrainingJobs, newest first."""
         given = await json_object(request)
         wanted = [
@@ -267,9 +240,9 @@ class SageMakerSandbox:
         """DescribeLogStreams: one a host and a life of it, there once its container has started."""
         given = await json_object(request)
         prefix = str(given.get("logStreamNamePrefix", ""))
-        if given.get("logGroupName") != GROUP or not any(self._streams(job) for job in self.jobs.all()):
+        if given.get("logGroupName") != GROUP or not any(self.shown.streams(job) for job in self.jobs.all()):
             raise Refusal(400, "The specified log group does not exist.", "ResourceNotFoundException")
-        found = sorted(name for job in self.jobs.all() for name in self._streams(job) if name.startswith(prefix))
+        found = sorted(name for job in self.jobs.all() for name in self.shown.streams(job) if name.startswith(prefix))
         return said_({"logStreams": [{"logStreamName": name, "storedBytes": 0} for name in found]})
 
     async def events(self, request: Request) -> Response:
@@ -277,7 +250,7 @@ class SageMakerSandbox:
         given = await json_object(request)
         stream = str(given.get("logStreamName", ""))
         job = self.jobs.get(stream.partition("/")[0])
-        lines = self._streams(job).get(stream) if job else None
+        lines = self.shown.streams(job).get(stream) if job else None
         if lines is None or job is None:
             raise Refusal(400, "The specified log stream does not exist.", "ResourceNotFoundException")
         token, most = str(given.get("nextToken") or "f/0"), int(given.get("limit") or 10000)
@@ -297,21 +270,6 @@ class SageMakerSandbox:
         if job is None:
             raise invalid("Requested resource not found.")
         return job
-
-    def _streams(self, job: Job) -> dict[str, list[str]]:
-        """Return stream → lines of a job; serverless ones write none."""
-        if "ServerlessJobConfig" in job.request or job.started is None:
-            return {}
-        began = int(job.created)
-        if self.world.trainer.instant:
-            records = [moment.record for moment in list(job.moments) if moment.kind == "metrics"]
-            return {f"{job.id}/algo-1-{began}": [MARK + json.dumps(dict(record)) for record in records]}
-        made = {}
-        for path in sorted(job.folder.glob("algo-*.log")):
-            host, _, life = path.stem.rpartition("-")
-            whole = path.read_text("utf-8", "replace").rpartition("\n")[0]
-            made[f"{job.id}/{host}-{began + int(life)}"] = whole.split("\n") if whole else []
-        return made
 
     def _task(self, job: Job) -> Task | Failure:
         """Return what to train; a file that cannot be read fails the job, as the service has it."""
@@ -373,117 +331,10 @@ class SageMakerSandbox:
                 return [json.loads(line) for data in files.values() for line in data.splitlines() if line.strip()]
         return []
 
-    def _show(self, job: Job) -> dict[str, Any]:
-        """Return DescribeTrainingJob."""
-        status, detail = STATES[job.state]
-        if job.moments and job.moments[-1].kind in ("interrupted", "restarting"):
-            detail = TOLD[job.moments[-1].kind][0]
-        body = {name: job.request[name] for name in ECHOED if name in job.request}
-        body |= {
-            "TrainingJobArn": arn(job.id),
-            "TrainingJobStatus": status,
-            "SecondaryStatus": detail,
-            "CreationTime": job.created,
-            "LastModifiedTime": job.updated,
-            "SecondaryStatusTransitions": _timeline(job),
-        }
-        if job.started:
-            body["TrainingStartTime"] = job.started
-        if job.failure is not None and job.state == "failed":
-            body["FailureReason"] = job.failure.message[:1024]
-        if job.ended:
-            body["TrainingEndTime"] = job.finished
-            seconds = max(1, round((job.finished or 0) - (job.started or job.created)))
-            body |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": seconds}
-        if "ServerlessJobConfig" in job.request:
-            self._show_served(job, body)
-        else:
-            self._show_trained(job, body)
-        return body
-
-    def _show_trained(self, job: Job, body: dict[str, Any]) -> None:
-        resources = job.request["ResourceConfig"]
-        if preferred := resources.get("InstancePreferences"):
-            chosen = {
-                "SelectedInstanceType": preferred[0]["InstanceType"],
-                "SelectedInstanceCount": count_of(job.request),
-            }
-            body["ResourceConfig"] = {**resources, **chosen}
-        body["FinalMetricDataList"] = self._final(job)
-        if job.state == "succeeded":
-            out = job.request["OutputDataConfig"]["S3OutputPath"].rstrip("/")
-            body["ModelArtifacts"] = {"S3ModelArtifacts": f"{out}/{job.id}/output/model.tar.gz"}
-            self._publish(job, body["ModelArtifacts"]["S3ModelArtifacts"])
-
-    def _show_served(self, job: Job, body: dict[str, Any]) -> None:
-        for name in ("BillableTimeInSeconds", "TrainingTimeInSeconds"):
-            body.pop(name, None)
-        if job.task is not None and job.records:
-            steps = job.task.steps
-            about = {"CurrentStep": job.records[-1]["step"], "TotalStepCountPerEpoch": steps}
-            body["ProgressInfo"] = {**about, "CurrentEpoch": 1, "MaxEpoch": job.task.epochs}
-        if job.state == "succeeded":
-            group = job.request["ModelPackageConfig"]["ModelPackageGroupArn"].rpartition("/")[2]
-            body["OutputModelPackageArn"] = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package/{group}/1"
-            body["BillableTokenCount"] = sum(len(json.dumps(row)) for row in job.task.rows) // 4 if job.task else 0
-            if "/Model/nova-" not in job.request["ServerlessJobConfig"]["BaseModelArn"]:
-                out = job.request["OutputDataConfig"]["S3OutputPath"].rstrip("/")
-                body["ModelArtifacts"] = {"S3ModelArtifacts": f"{out}/{job.id}/output/model.tar.gz"}
-                self._publish(job, body["ModelArtifacts"]["S3ModelArtifacts"])
-
-    def _final(self, job: Job) -> list[dict[str, Any]]:
-        """Return the last value of each metric that the definitions find in the log."""
-        text = "\n".join(line for lines in self._streams(job).values() for line in lines)
-        return [
-            {"MetricName": one["Name"], "Value": float(found[-1]), "Timestamp": job.updated}
-            for one in job.request["AlgorithmSpecification"].get("MetricDefinitions", [])
-            if (found := re.findall(one["Regex"], text))
-        ]
-
-    def _publish(self, job: Job, uri: str) -> None:
-        """Put the model, and what an instant job would have left, where the description says it is."""
-        if job.facts.setdefault("published", False):
-            return
-        job.facts["published"] = True
-        training = job.training
-        folder = training.model() if isinstance(training, Machines) else self.jobs.weights(job)
-        self.s3.make(parted(uri)[0])
-        self.s3.put(uri, _packed(folder) if folder else b"")
-        kept = job.request.get("CheckpointConfig")
-        if kept and self.world.trainer.instant:
-            where = kept["S3Uri"].rstrip("/")
-            lines = "".join(json.dumps({"time": job.created, **record}) + "\n" for record in job.records)
-            self.s3.put(f"{where}/metrics.jsonl", lines.encode())
-            final = {name: value for name, value in job.records[-1].items() if "/" in name}
-            self.s3.put(f"{where}/result.json", json.dumps({"state": "succeeded", "metrics": final}).encode())
-
-
-def arn(name: str) -> str:
-    """Return the ARN of a training job."""
-    return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/{name}"
-
 
 def said_(body: Mapping[str, Any]) -> Response:
     """Return an answer of the JSON protocol."""
     return Response(json.dumps(body), media_type="application/x-amz-json-1.1")
-
-
-def _timeline(job: Job) -> list[dict[str, Any]]:
-    told = [(moment.at, *TOLD[moment.kind]) for moment in list(job.moments) if moment.kind in TOLD]
-    ends = [at for at, _, _ in told[1:]]
-    return [
-        {"Status": status, "StartTime": at, "StatusMessage": message, **({"EndTime": ends[n]} if n < len(ends) else {})}
-        for n, (at, status, message) in enumerate(told)
-    ]
-
-
-def _packed(folder: Path) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=1) as tar:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                tar.add(path, str(path.relative_to(folder)))
-    return made.getvalue()
 
 
 def _is_json(text: str) -> bool:
@@ -492,6 +343,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-__all__ = ["SageMakerSandbox", "model"]

@@ -143,7 +143,8 @@ class Machines:
 
     def _run(self, number: int, root: Path, port: str) -> subprocess.Popen[bytes]:
         algorithm = self._task.request["AlgorithmSpecification"]
-        entry, *rest = [*algorithm["ContainerEntrypoint"], *algorithm.get("ContainerArguments", [])]
+        whole: list[str] = [*algorithm["ContainerEntrypoint"], *algorithm.get("ContainerArguments", [])]
+        entry, rest = whole[0], whole[1:]
         command = [
             sys.executable if entry.startswith("python") else entry,
             *(a.replace(OPT_ML, str(root)) for a in rest),

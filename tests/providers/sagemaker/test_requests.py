@@ -216,7 +216,9 @@ def test_the_archive_is_the_same_every_time_and_has_the_template(tmp_path: Path)
     first = archive(str(tmp_path / "t.jinja"))
     assert first == archive(str(tmp_path / "t.jinja")) != archive()
     names = zipfile.ZipFile(io.BytesIO(first.data)).namelist()
-    assert {"__main__.py", "chat_template.jinja", "anydpo_trainer/config.py", "anydpo_trainer/tiny_words.txt"} <= set(names)
+    assert {"__main__.py", "chat_template.jinja", "anydpo_trainer/config.py", "anydpo_trainer/tiny_words.txt"} <= set(
+        names
+    )
     assert not [name for name in names if "pycache" in name]
 
 
