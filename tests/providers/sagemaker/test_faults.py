@@ -54,7 +54,9 @@ def creates(box: Sandbox) -> int:
     ],
 )
 @pytest.mark.parametrize(("place", "model"), [(PLACE, "tiny"), ("sagemaker/serverless", "Qwen/Qwen3-8B")])
-def test_a_lost_answer_makes_one_job(box: Sandbox, dispatch: Dispatch, fault: dict[str, Any], place: str, model: str) -> None:
+def test_a_lost_answer_makes_one_job(
+    box: Sandbox, dispatch: Dispatch, fault: dict[str, Any], place: str, model: str
+) -> None:
     box.break_({**fault, "on": ["create"]})
     prepared = prepare(make_job(model=model), place)
     made = dispatch.submit(prepared)
@@ -149,7 +151,9 @@ def test_the_hubs_document_of_today_decides(box: Sandbox, dispatch: Dispatch) ->
     assert dispatch.submit(prepare(make_job(model="Qwen/Qwen3-8B", epochs=3), "sagemaker/serverless")).created
 
 
-def test_an_archive_that_leads_out_of_its_folder_leaves_nothing(box: Sandbox, dispatch: Dispatch, tmp_path: Path) -> None:
+def test_an_archive_that_leads_out_of_its_folder_leaves_nothing(
+    box: Sandbox, dispatch: Dispatch, tmp_path: Path
+) -> None:
     run = dispatch.submit(prepare(make_job(), PLACE)).run
     list(dispatch.watch(run))
     provider, ref = dispatch.live_ref(run)
