@@ -1,4 +1,4 @@
-"""Rehearse a SageMaker training job on this machine: spot machines that are taken away once, and the weights at the end.
+"""Rehearse a SageMaker training job on this machine: spot machines that are taken away once, the weights at the end.
 
 Needs no account: the sandbox speaks SageMaker's protocol on loopback and runs the job's container as a process.
 """

@@ -122,7 +122,7 @@ def config_of(given: Mapping[str, str], root: Path, code: Path) -> dict[str, Any
 
 
 def made_here(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what `PREPARE` takes: models that a machine makes for itself are made before it is one of several.
+    """Return what `PREPARE` takes: a model that a machine makes for itself, such as `tiny`, is made beforehand.
 
     transformers writes no model on a rank other than 0, and each machine has a disk of its own.
     """

@@ -78,7 +78,7 @@ def _gated(arn: str) -> bool:
 def _shape(shape: Any, value: Any, path: str) -> None:
     """Check a value against a shape, as the front of the service does."""
     rules = shape.metadata
-    size = len(value) if isinstance(value, (str, list, dict)) and shape.type_name != "structure" else value
+    size: Any = len(value) if shape.type_name in ("string", "list", "map") else value
     if isinstance(size, (int, float)) and not isinstance(size, bool):
         if "max" in rules and size > rules["max"]:
             raise _failed(value, path, f"Member must have length less than or equal to {rules['max']}")

@@ -48,7 +48,7 @@ def client(service: str, region: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _client(service: str, region: str, chain: tuple[tuple[str, str], ...]) -> Any:  # noqa: ARG001 - its key alone
-    import boto3
+    from boto3.session import Session
     from botocore.config import Config
 
     once = Config(
@@ -57,9 +57,7 @@ def _client(service: str, region: str, chain: tuple[tuple[str, str], ...]) -> An
         read_timeout=60,
         user_agent_extra="anydpo",
     )
-    return boto3.session.Session(botocore_session=_session()).client(
-        cast("Any", service), region_name=region, config=once
-    )
+    return Session(botocore_session=_session()).client(cast("Any", service), region_name=region, config=once)
 
 
 def _session() -> Any:
