@@ -59,7 +59,7 @@ class SageMakerProvider:
             quote=False,
             finds_by_key=True,
             lag_seconds=10.0,
-            poll_seconds=20.0,
+            poll_seconds=10.0,
         ),
         "training": Capabilities(
             about="our own trainer in a SageMaker training job: every loss, any model of the Hugging Face hub",
@@ -74,7 +74,7 @@ class SageMakerProvider:
             quote=False,
             finds_by_key=True,
             lag_seconds=10.0,
-            poll_seconds=15.0,
+            poll_seconds=5.0,
         ),
     }
 

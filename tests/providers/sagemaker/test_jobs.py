@@ -95,27 +95,34 @@ def weights(result: Result, dispatch: Dispatch, folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unbroken() -> dict[str, Result]:
-    """The result of the plain job, made once."""
+def here_too() -> dict[str, Any]:
+    """What this machine makes of the job, made once."""
     return {}
 
 
-def reference(unbroken: dict[str, Result], hh: Path, home: Path) -> Result:
-    if not unbroken:
-        unbroken["training"] = run(make(hh), "sagemaker/training", home / "reference")[0]
-    return unbroken["training"]
+def local(made: dict[str, Any], hh: Path, home: Path) -> Result:
+    """Return the run that every other is compared with, and keep its weights."""
+    if not made:
+        made["result"], dispatch = run(make(hh), "local", home / "local")
+        made["weights"] = weights(made["result"], dispatch, home / "weights")
+    result: Result = made["result"]
+    return result
 
 
-def test_a_training_job_is_the_local_run(here: Sandbox, hh: Path, tmp_path: Path, unbroken: dict[str, Result]) -> None:
-    there, dispatch = run(make(hh), "sagemaker/training", tmp_path / "there")
-    unbroken["training"] = there
-    local, locally = run(make(hh), "local", tmp_path / "local")
-    found = difference(there, local)
-    print(f"sagemaker/training beside local: {found:.2g}")  # noqa: T201 - a figure of the proof
-    assert found <= 1e-5
-    ours, theirs = weights(local, locally, tmp_path / "a"), weights(there, dispatch, tmp_path / "b")
-    assert set(ours) == set(theirs)
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5
+def test_training_jobs_are_the_local_run(
+    here: Sandbox, hh: Path, tmp_path: Path, here_too: dict[str, Any], full: bool
+) -> None:
+    """Two machines beside one process; one machine too where everything is counted, else the next test has it."""
+    one = local(here_too, hh, tmp_path)
+    for machines in (1, 2) if full else (2,):
+        there, dispatch = run(make(hh, instance_count=machines), "sagemaker/training", tmp_path / f"there{machines}")
+        found = difference(there, one)
+        print(f"sagemaker/training on {machines} machine(s) beside local: {found:.2g}")  # noqa: T201 - a figure
+        assert found <= 1e-5
+        assert there.method.effective["processes"] == machines
+        theirs = weights(there, dispatch, tmp_path / f"w{machines}")
+        assert set(here_too["weights"]) == set(theirs)
+        assert max(float((here_too["weights"][name] - theirs[name]).abs().max()) for name in theirs) <= 1e-5
     provider, ref = dispatch.live_ref(there.run)
     (kept,) = provider.fetch(ref, tmp_path / "c", 6)
     assert (Path(kept.path) / "adapter_model.safetensors").is_file()
@@ -125,32 +132,21 @@ def test_a_training_job_is_the_local_run(here: Sandbox, hh: Path, tmp_path: Path
     assert there.usage.billable_seconds
 
 
-def test_two_machines_are_one(here: Sandbox, hh: Path, tmp_path: Path, unbroken: dict[str, Result]) -> None:
-    one = reference(unbroken, hh, tmp_path)
-    two, _ = run(make(hh, instance_count=2), "sagemaker/training", tmp_path / "two")
-    found = difference(two, one)
-    print(f"two machines beside one: {found:.2g}")  # noqa: T201 - a figure of the proof
-    assert found <= 1e-5
-    assert two.method.effective["processes"] == 2
-
-
 def test_interruptions_change_nothing(
-    here: Sandbox, hh: Path, tmp_path: Path, unbroken: dict[str, Result], full: bool
+    here: Sandbox, hh: Path, tmp_path: Path, here_too: dict[str, Any], full: bool
 ) -> None:
-    """SIGTERM with time to save, and with none: SIGKILL at once."""
-    one, draw = reference(unbroken, hh, tmp_path), random.Random(7)
+    """SIGKILL at once, and SIGTERM with time to save, at random steps."""
+    one, draw = local(here_too, hh, tmp_path), random.Random(7)
     worst, times = 0.0, 10 if full else 1
     for number in range(times):
-        steps = [draw.randrange(1, STEPS)]
-        fault = {"fault": "interrupted", "steps": steps, "seconds": 60 if number % 2 else 0, "times": 1}
-        here.break_(fault)
-        broken, dispatch = run(
-            make(hh, spot=True, max_wait_seconds=90000 + number), "sagemaker/training", tmp_path / str(number)
-        )
+        steps, grace = [draw.randrange(1, STEPS)], 60 if number % 2 else 0
+        here.break_({"fault": "interrupted", "steps": steps, "seconds": grace, "times": 1})
+        job = make(hh, spot=True, max_wait_seconds=90000 + number)
+        broken, dispatch = run(job, "sagemaker/training", tmp_path / str(number))
         said = [event.text for event in dispatch.events(broken.run)]
         assert [text for text in said if text.startswith("Interrupted")]
         worst = max(worst, difference(broken, one))
-    print(f"{times} interruptions: the largest difference is {worst:.2g}")  # noqa: T201 - a figure of the proof
+    print(f"{times} interruption(s): the largest difference is {worst:.2g}")  # noqa: T201 - a figure
     assert worst <= 1e-6
 
 
