@@ -29,7 +29,7 @@ from anydpo.sandbox import Sandbox
 from anydpo.testing.clock import ManualClock
 from anydpo_sagemaker import dialect
 from anydpo_sagemaker.provider import SageMakerProvider
-from tests.providers.sagemaker.conftest import make_job
+from tests.providers.sagemaker.conftest import OPTIONS, ROWS, make_job
 
 PLACE = "sagemaker/training"
 
@@ -208,3 +208,22 @@ def test_doctor_says_who_and_where(box: Sandbox, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert "AWS_REGION" in SageMakerProvider().diagnose()[0].detail
+
+
+def test_a_licence_is_accepted_by_the_user_alone(box: Sandbox, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from anydpo.cli.app import app
+
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), "utf-8")
+    options = "\n".join(f"{name} = {json.dumps(value)}" for name, value in OPTIONS.items())
+    text = f'model = "meta-llama/Llama-3.2-1B-Instruct"\ndata = "pairs.jsonl"\n[options.sagemaker]\n{options}\n'
+    (tmp_path / "job.toml").write_text(text, "utf-8")
+    call = ["submit", str(tmp_path / "job.toml"), "-p", "sagemaker/serverless", "--json"]
+    refused = CliRunner().invoke(app, call)
+    assert "licence" in str(refused.exception)
+    assert creates(box) == 0
+    done = CliRunner().invoke(app, [*call, "--accept-eula"])
+    assert done.exit_code == 0, done.exception
+    job = box.requests("sagemaker", "create")[0]["body"]
+    assert job["ServerlessJobConfig"]["AcceptEula"] is True
