@@ -247,7 +247,8 @@ class SageMakerProvider:
     def _describe(self, name: str, region: str) -> dict[str, Any]:
         with speaking("DescribeTrainingJob"):
             job: dict[str, Any] = self._client("sagemaker", region).describe_training_job(TrainingJobName=name)
-            job["TrainingJobArn"], job["TrainingJobStatus"]
+            if not job.get("TrainingJobArn") or not job.get("TrainingJobStatus"):
+                raise ValueError("an answer cut half-way")
         return job
 
     def _streams(self, name: str, region: str) -> list[str]:

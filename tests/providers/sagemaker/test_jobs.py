@@ -123,13 +123,13 @@ def test_training_jobs_are_the_local_run(
         theirs = weights(there, dispatch, tmp_path / f"w{machines}")
         assert set(here_too["weights"]) == set(theirs)
         assert max(float((here_too["weights"][name] - theirs[name]).abs().max()) for name in theirs) <= 1e-5
-    provider, ref = dispatch.live_ref(there.run)
-    (kept,) = provider.fetch(ref, tmp_path / "c", 6)
-    assert (Path(kept.path) / "adapter_model.safetensors").is_file()
-    with pytest.raises(JobInvalid, match="no checkpoint at step 3") as told:
-        provider.fetch(ref, tmp_path / "d", 3)
-    assert "kept are: 6, 8" in str(told.value.hint)
-    assert there.usage.billable_seconds
+        provider, ref = dispatch.live_ref(there.run)
+        (kept,) = provider.fetch(ref, tmp_path / f"c{machines}", 6)
+        assert (Path(kept.path) / "adapter_model.safetensors").is_file()
+        with pytest.raises(JobInvalid, match="no checkpoint at step 3") as told:
+            provider.fetch(ref, tmp_path / f"d{machines}", 3)
+        assert "kept are: 6, 8" in str(told.value.hint)
+        assert there.usage.billable_seconds
 
 
 def test_interruptions_change_nothing(
