@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,31 +30,31 @@ AnyPrice = Annotated[
 Detach = Annotated[bool, typer.Option("--detach", help="Watch in the background, taking the steps that are due.")]
 
 
+@dataclass(frozen=True)
+class Sending:
+    """What `submit` and `run` are told beside the job: one flag a field, in the order of `--help`."""
+
+    places: Places = None
+    again: Again = False
+    resubmit: Resubmit = False
+    adopt: Adopt = None
+    allow_ignored: AllowIgnored = None
+    yes: Yes = False
+    max_cost_usd: Cap = None
+    allow_unknown_price: AnyPrice = False
+    detach: Detach = False
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(takes_job(submit))
     app.command()(takes_job(run))
 
 
-def submit(
-    job: Any,
-    plan: Any = None,
-    places: Places = None,
-    again: Again = False,
-    resubmit: Resubmit = False,
-    adopt: Adopt = None,
-    allow_ignored: AllowIgnored = None,
-    yes: Yes = False,
-    max_cost_usd: Cap = None,
-    allow_unknown_price: AnyPrice = False,
-    detach: Detach = False,
-    as_json: JSON = False,
-) -> None:
+def submit(job: Any, how: Sending, plan: Any = None, as_json: JSON = False) -> None:
     """Send the job and return when it is answered; the same job again is the same run."""
-    given = {"again": again, "resubmit": resubmit, "adopt": adopt}
-    cap = {"max_cost_usd": max_cost_usd, "allow_unknown_price": allow_unknown_price}
-    made = _send(job, plan, places, allow_ignored, yes=yes, cap=cap, given=given)
-    if detach:
+    made = _send(job, plan, how)
+    if how.detach:
         _detach(made)
     if as_json:
         from anydpo.cli.documents import SubmittedRun, SubmittedRuns
@@ -77,30 +78,15 @@ def submit(
     for one in made:
         was = "sent" if one.created else "there already"
         output.out(f"{one.id} on {one.place}: {was}, {one.state} ({one.provider_job_id})")
-        if one.remaining and not detach:
+        if one.remaining and not how.detach:
             output.say(f"still to come: {', '.join(one.remaining)}; `anydpo watch {one.id}` takes care of it")
 
 
-def run(
-    job: Any,
-    plan: Any = None,
-    places: Places = None,
-    again: Again = False,
-    resubmit: Resubmit = False,
-    adopt: Adopt = None,
-    allow_ignored: AllowIgnored = None,
-    yes: Yes = False,
-    max_cost_usd: Cap = None,
-    allow_unknown_price: AnyPrice = False,
-    detach: Detach = False,
-    as_json: JSON = False,
-) -> None:
+def run(job: Any, how: Sending, plan: Any = None, as_json: JSON = False) -> None:
     """Send the job, follow it to its end, and print the result; the same job again is the same run."""
-    if detach:
+    if how.detach:
         raise _usage("run follows the run, and --detach does not", "anydpo submit JOB --detach")
-    given = {"again": again, "resubmit": resubmit, "adopt": adopt}
-    cap = {"max_cost_usd": max_cost_usd, "allow_unknown_price": allow_unknown_price}
-    made = _send(job, plan, places, allow_ignored, yes=yes, cap=cap, given=given)
+    made = _send(job, plan, how)
     results = follow_all(made)
     if as_json:
         from anydpo.cli.documents import Results
@@ -112,43 +98,41 @@ def run(
     leave(results)
 
 
-def _send(
-    job: Any,
-    plan: dict[str, Any] | None,
-    places: str | None,
-    allow_ignored: str | None,
-    *,
-    yes: bool,
-    cap: dict[str, Any],
-    given: dict[str, Any],
-) -> list[Run]:
+def _send(job: Any, plan: dict[str, Any] | None, how: Sending) -> list[Run]:
     from anydpo.handle import send
     from anydpo.plan import prepare
 
-    if allow_ignored:
-        job = job.replace(allow_ignored=(*job.allow_ignored, *allow_ignored.split(",")))
-    wanted = (places or (plan["place"] if plan else "local")).split(",")
-    if given["adopt"] is not None and len(wanted) > 1:
+    if how.allow_ignored:
+        job = job.replace(allow_ignored=(*job.allow_ignored, *how.allow_ignored.split(",")))
+    places = (how.places or (plan["place"] if plan else "local")).split(",")
+    if how.adopt is not None and len(places) > 1:
         raise _usage("--adopt takes one job, and there are several places", "-p PLACE")
-    prepared = [prepare(job, place).or_raise() for place in wanted]
+    prepared = [prepare(job, place).or_raise() for place in places]
     if plan is not None:
         _hold_to_plan(prepared, plan)
-    _consent(prepared, yes=yes, cap=cap["max_cost_usd"], given=given)
-    return send(prepared, **given, **cap)
+    _consent(prepared, how)
+    return send(
+        prepared,
+        again=how.again,
+        resubmit=how.resubmit,
+        adopt=how.adopt,
+        max_cost_usd=how.max_cost_usd,
+        allow_unknown_price=how.allow_unknown_price,
+    )
 
 
-def _consent(prepared: list[Prepared], *, yes: bool, cap: float | None, given: dict[str, Any]) -> None:
+def _consent(prepared: list[Prepared], how: Sending) -> None:
     """Ask on a terminal before anything is paid; elsewhere `--yes` or a cap must have said so."""
     from anydpo.dispatch import Dispatch
     from anydpo.home import home
     from anydpo.journal import journal_of
     from anydpo.spend import is_free, price_of
 
-    if yes or cap is not None or given["adopt"] is not None:
+    if how.yes or how.max_cost_usd is not None or how.adopt is not None:
         return
     dispatch = Dispatch(journal_of(home()))
-    again = {"again": given["again"], "resubmit": given["resubmit"]}
-    paid = [one for one in prepared if not is_free(one) and dispatch.would_send(one, **again)]
+    sent = [one for one in prepared if dispatch.would_send(one, again=how.again, resubmit=how.resubmit)]
+    paid = [one for one in sent if not is_free(one)]
     if not paid:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
