@@ -110,10 +110,13 @@ def wait_for_lock(folder: Path, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def run_trainer(python: str, command: str, config: Path, out: Path) -> None:
-    """Run a command of the trainer to its end; raises `RunFailed` with its own words."""
+def run_trainer(python: str, command: str, config: Path, out: Path, seconds: float | None = None) -> None:
+    """Run a command of the trainer to its end; raises `RunFailed` with its own words, or after so many seconds."""
     arguments = [python, "-m", "anydpo_trainer", command, str(config), "--out", str(out)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"{command} took more than {seconds:g} s", provider="local") from None
     if done.returncode != 0:
         result = out / trainer_folder.RESULT
         error = json.loads(result.read_text("utf-8"))["error"] if result.exists() else None

@@ -28,7 +28,7 @@ from anydpo.provider import (
     Staged,
 )
 from anydpo.result import Artifact, Sample, State
-from anydpo_local import dialect, machine
+from anydpo_local import dialect, estimate, machine
 from anydpo_trainer import folder as trainer_folder
 from anydpo_trainer.config import LOSSES, TINY, Method
 from anydpo_trainer.metrics_file import read_since
@@ -118,6 +118,7 @@ class LocalProvider:
             problems=tuple(problems),
             warnings=tuple(warnings),
             effective={**config, "chat_template": template},
+            device="gpu" if machine.gpu_memory() is not None and config.get("device") != "cpu" else "cpu",
             ignored=("load_in_4bit",) if job.load_in_4bit and not in_4bit else (),
             requests=(
                 Request(
@@ -133,6 +134,10 @@ class LocalProvider:
     def quote(self, plan: Plan) -> Quote | None:  # noqa: ARG002
         """Return None: nothing is billed here."""
         return None
+
+    def try_out(self, plan: Plan, sample: DataFile, times: float) -> Quote:
+        """Return tokens and seconds of a job, by carrying out its first steps on a few of its pairs."""
+        return estimate.try_out(plan, sample, times)
 
     def stage(self, plan: Plan, file: DataFile) -> Staged:  # noqa: ARG002
         """Return the file as it lies on this disk."""

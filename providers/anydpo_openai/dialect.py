@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal
 
-from anydpo.adapter import SAFETY, Wishes, canonical_metrics, tokens_of
+from anydpo.adapter import SAFETY, Wishes, canonical_metrics, sizes
 from anydpo.errors import Problem
 from anydpo.job import PreferenceJob
 from anydpo.provider import DataSummary, Event, Examined, Outcome, Plan, Quote, Request
@@ -200,10 +200,10 @@ def _uploads(url: str, data: DataSummary, stages: Sequence[str]) -> list[Request
 
 
 def _sizes(job: PreferenceJob, data: DataSummary) -> dict[str, str]:
-    """Return guesses at the billed tokens of each stage: a prompt is read with both answers."""
-    dpo = tokens_of(2 * data.prompt_characters + data.answer_characters) * job.epochs
-    sft = tokens_of(data.prompt_characters + data.answer_characters // 2) * job.sft.epochs if job.sft else 0
-    return {"tokens": str(dpo + sft)}
+    """Return the billed tokens of all stages, and how they were counted."""
+    once = sizes(data)
+    sft = once.chats * job.sft.epochs if job.sft else 0
+    return {"tokens": str(once.pairs * job.epochs + sft), "counted": once.how}
 
 
 def quote(plan: Plan, service: Service) -> Quote | None:
@@ -218,7 +218,7 @@ def quote(plan: Plan, service: Service) -> Quote | None:
         tokens=tokens,
         assumptions=(
             f"{price:g} USD per million training tokens ({prices['source']})",
-            "four characters a token; a prompt counts with both of its answers",
+            plan.filled["counted"],
         ),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Literal
 
-from anydpo.adapter import Advice, Rule, Wishes, number, text, tokens_of, truth
+from anydpo.adapter import Advice, Rule, Wishes, number, sizes, text, truth
 from anydpo.errors import Problem
 from anydpo.job import LoRA, PreferenceJob
 from anydpo.provider import DataSummary, Plan, Quote, Request
@@ -84,7 +84,7 @@ def plan(job: PreferenceJob, data: DataSummary, *, url: str, target: str, sandbo
         requests=(*_uploads(url, data, stages), *(Request(method="POST", url=f"{url}{JOBS}", body=b) for b in creates)),
         sandbox=sandbox,
         stages=stages,
-        filled=_sizes(job, data),
+        filled=_sizes(job, data, creates[-1]),
     )
 
 
@@ -352,13 +352,16 @@ def _uploads(url: str, data: DataSummary, stages: Sequence[str]) -> list[Request
     ]
 
 
-def _sizes(job: PreferenceJob, data: DataSummary) -> dict[str, str]:
-    """Return guesses at the billed tokens of each stage: a prompt is read with both answers."""
-    once = tokens_of(2 * data.prompt_characters + data.answer_characters)
-    share = (data.validation_pairs or 0) / max(data.train_pairs, 1)
-    dpo = once * job.epochs + math.ceil(once * share)
-    sft = tokens_of(data.prompt_characters + data.answer_characters // 2) * job.sft.epochs if job.sft else 0
-    return {"tokens": str(dpo), "sft_tokens": str(sft)}
+def _sizes(job: PreferenceJob, data: DataSummary, create: Mapping[str, Any]) -> dict[str, str]:
+    """Return the billed tokens of each stage, and how they were counted: epochs over the one file, evaluations over the
+    other; without packing every row costs as much as the longest may.
+    """
+    once = sizes(data)
+    dpo, how = once.pairs * job.epochs + once.held_out * int(create["n_evals"]), once.how
+    if not create["packing"] and job.max_length is not None:
+        dpo, how = data.train_pairs * job.max_length * job.epochs, "every row is billed at max_length without packing"
+    sft = once.chats * job.sft.epochs if job.sft else 0
+    return {"tokens": str(dpo), "sft_tokens": str(sft), "counted": how}
 
 
 def quote(plan: Plan) -> Quote | None:
@@ -378,7 +381,7 @@ def quote(plan: Plan) -> Quote | None:
         tokens=dpo + sft,
         assumptions=(
             f"{rate} ({prices['source']})",
-            "four characters a token; a prompt counts with both of its answers",
+            plan.filled["counted"],
             "the service's own estimate comes with the uploaded files",
         ),
     )

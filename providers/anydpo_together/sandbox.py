@@ -361,12 +361,13 @@ class TogetherSandbox:
 
     def _tokens(self, given: Mapping[str, Any]) -> tuple[int, int]:
         counts = []
+        model = given.get("model") or self._base(given.get("from_checkpoint") or "") or ""
         for name, times in (
             ("training_file", given.get("n_epochs") or 1),
             ("validation_file", given.get("n_evals") or 0),
         ):
             file = self.files.find(given.get(name) or "")
-            counts.append(self.files.findings(file).tokens * times if file else 0)
+            counts.append(self.files.tokens(file, model) * times if file else 0)
         return counts[0], counts[1]
 
     def _price(self, given: Mapping[str, Any]) -> float:

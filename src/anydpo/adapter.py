@@ -28,6 +28,7 @@ from anydpo.errors import (
     Unavailable,
 )
 from anydpo.job import PreferenceJob
+from anydpo.provider import DataSummary
 from anydpo.result import METRICS
 
 PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
@@ -158,6 +159,30 @@ def canonical_metrics(given: Mapping[str, Any], names: Mapping[str, str], skip: 
 def tokens_of(characters: int) -> int:
     """Return a guess at tokens: four characters each."""
     return math.ceil(characters / CHARACTERS_A_TOKEN)
+
+
+class Sizes(NamedTuple):
+    """Tokens of one pass over the data: `pairs` with each prompt read once for either answer, `chats` with the chosen
+    answers alone, `held_out` over the validation pairs; `how` says whether they were counted or guessed.
+    """
+
+    pairs: int
+    chats: int
+    held_out: int
+    how: str
+
+
+def sizes(data: DataSummary) -> Sizes:
+    """Return the tokens of one pass over the data, as counted, or else guessed from its characters."""
+    if data.tokens:
+        prompt, chosen = data.tokens["prompt"], data.tokens["chosen"]
+        how = f"{data.counted}; a prompt counts with both of its answers"
+        pairs = 2 * prompt + chosen + data.tokens["rejected"]
+        return Sizes(pairs, prompt + chosen, data.tokens.get("validation", 0), how)
+    pairs = tokens_of(2 * data.prompt_characters + data.answer_characters)
+    chats = tokens_of(data.prompt_characters + data.answer_characters // 2)
+    held_out = math.ceil(pairs * (data.validation_pairs or 0) / max(data.train_pairs, 1))
+    return Sizes(pairs, chats, held_out, "four characters a token; a prompt counts with both of its answers")
 
 
 class Closes(Protocol):

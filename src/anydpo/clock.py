@@ -45,6 +45,10 @@ class Reads:
     def __init__(self, clock: Clock, *, budget: float = BUDGET, draw: Callable[[], float] = random.random) -> None:
         self._clock, self._budget, self._draw = clock, budget, draw
 
+    def within(self, seconds: float | None) -> Reads:
+        """Return one that gives up after so many seconds, where that is sooner."""
+        return self if seconds is None else Reads(self._clock, budget=min(seconds, self._budget), draw=self._draw)
+
     def __call__(self, ask: Callable[[], T]) -> T:
         """Return the answer; raises what the provider raised where that is final or the budget is spent."""
         waited, tries = 0.0, 0  # counted by our own pauses, so that a clock that is set meanwhile changes nothing

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from anydpo.job import LoRA, PreferenceJob
@@ -73,7 +74,7 @@ def job_fingerprint(
     contents = contents or {}
     provider, _ = split_place(place)
     fields = job.model_dump(mode="json", exclude={"data", "validation"})
-    known: dict[str, Any] = {"data": data, "model": job.model_for(place)}
+    known: dict[str, Any] = {"data": data, "model": job.named_for(place)}
     if validation is not None:
         known["validation"] = validation
     fields["chat_template"] = contents.get("chat_template", fields["chat_template"])
@@ -99,6 +100,18 @@ def attempt_key(job: str, provider: str, target: str, stage: str, attempt: int) 
 def run_id(job: str, place: str, target: str) -> str:
     """Return the short id of a user's request; the same request has the same id everywhere."""
     return _hash([job, split_place(place)[0], target])[:10]
+
+
+def chain_id(places: Sequence[tuple[str, str, str]]) -> str:
+    """Return the short id of a request at several places in order: (fingerprint, place, target) of each."""
+    if len(places) == 1:
+        return run_id(*places[0])
+    return _hash([[job, split_place(place)[0], target] for job, place, target in places])[:10]
+
+
+def group_id(runs: Sequence[str]) -> str:
+    """Return the short id of runs that are asked for together."""
+    return f"g-{_hash(sorted(runs))[:8]}"
 
 
 def _different(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

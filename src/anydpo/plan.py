@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,21 @@ class Prepared:
         held_out = self.validation.fingerprint if self.validation is not None else None
         return job_fingerprint(self.job, self.plan.place, self.train.fingerprint, held_out, self.contents)
 
+    @cached_property
+    def counted(self) -> Plan:
+        """The plan, made again with the data counted in the model's own tokens where a tokenizer of it is here."""
+        from anydpo.data.counting import count
+
+        known = count(self.train, self.plan.model)
+        if known is None:
+            return self.plan
+        tokens = {"prompt": known.prompt, "chosen": known.chosen, "rejected": known.rejected}
+        if self.validation is not None and (held_out := count(self.validation, self.plan.model)) is not None:
+            tokens["validation"] = 2 * held_out.prompt + held_out.chosen + held_out.rejected
+        data = summarise(self.train, self.validation).model_copy(update={"tokens": tokens, "counted": known.how})
+        again = self.provider.plan(self.job, data, split_place(self.plan.place)[1])
+        return self.plan.model_copy(update={"filled": {**self.plan.filled, **again.filled}})
+
     @property
     def run_id(self) -> str:
         """The id of this request."""
@@ -57,8 +73,19 @@ def check(job: PreferenceJob, place: str) -> Plan:
     return prepare(job, place).plan
 
 
-def prepare(job: PreferenceJob, place: str) -> Prepared:
-    """Read the data, ask the provider for its plan, and add what the core checks for every provider."""
+def prepare_all(job: PreferenceJob, places: Sequence[str]) -> list[Prepared]:
+    """Return the job prepared for each of these places; its data is read once."""
+    data = datasets_of(applied(job))
+    return [prepare(job, place, data) for place in places]
+
+
+def prepare(
+    job: PreferenceJob, place: str, data: tuple[PreferenceDataset, PreferenceDataset | None] | None = None
+) -> Prepared:
+    """Read the data, ask the provider for its plan, and add what the core checks for every provider.
+
+    `data` is what the job names, for a caller who has read it already.
+    """
     job = applied(job)
     name, route = split_place(place)
     chosen = provider(name)
@@ -67,7 +94,7 @@ def prepare(job: PreferenceJob, place: str) -> Prepared:
             f"{name} has no route {route!r}",
             hint=f"one of {', '.join(f'{name}/{r}' for r in chosen.capabilities if r)}",
         )
-    train, validation = datasets_of(job)
+    train, validation = data or datasets_of(job)
     plan = chosen.plan(job, summarise(train, validation), route)
     _, route = split_place(plan.place)
     problems, ignored = _not_honoured(job, chosen.capabilities[route or ""], train)

@@ -112,6 +112,10 @@ class DataSummary(Part):
     features: dict[str, int] = {}
     prompt_characters: int = 0
     answer_characters: int = 0
+    tokens: dict[str, int] = Field(
+        default={}, description="if counted: of all prompts, chosen and rejected answers, and validation pairs"
+    )
+    counted: str | None = Field(default=None, description="how they were counted")
 
 
 class Plan(Part):
@@ -128,6 +132,7 @@ class Plan(Part):
     effective: dict[str, Any] = {}
     requests: tuple[Request, ...] = ()
     sandbox: bool = Field(default=False, description="the endpoint is a rehearsal on this machine")
+    device: Literal["cpu", "gpu"] | None = Field(default=None, description="of this machine, where it trains here")
     stages: tuple[Literal["sft", "dpo"], ...] = Field(
         default=("dpo",), description="the jobs that the provider has to be given one after the other"
     )
@@ -151,6 +156,7 @@ class Quote(Part):
 
     cost: Cost
     tokens: int | None = None
+    seconds: float | None = Field(default=None, description="of training, where that is known before it begins")
     assumptions: tuple[str, ...] = ()
 
 
@@ -299,6 +305,27 @@ class CanPause(Protocol):
 
     def pause(self, ref: JobRef) -> None:
         """Let a running job wait at its next checkpoint."""
+        ...
+
+
+@runtime_checkable
+class LimitsTime(Protocol):
+    """A provider that bills by the hour and stops a job after a time that is sent with it."""
+
+    def limited(self, plan: Plan, usd: float) -> Plan:
+        """Return the plan of a job that is stopped before it has cost so much; where no price is known, the same."""
+        ...
+
+
+@runtime_checkable
+class TriesOut(Protocol):
+    """A provider that trains on this machine, and can try how long a job will take."""
+
+    def try_out(self, plan: Plan, sample: DataFile, times: float) -> Quote:
+        """Return tokens and seconds of a job, by carrying out its first steps.
+
+        `sample` holds some of the pairs that it trains on; all of them are `times` as much.
+        """
         ...
 
 

@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from anydpo.clock import Reads, SystemClock
+from anydpo.data.dataset import PreferenceDataset
 from anydpo.errors import CapExceeded
+from anydpo.fallback import Chain
 from anydpo.job import PreferenceJob
-from anydpo.plan import Prepared, prepare
-from anydpo.provider import Quote
+from anydpo.outgoing import write_files
+from anydpo.plan import Prepared, prepare_all
+from anydpo.provider import LimitsTime, Quote, TriesOut
 from anydpo.registry import split_place
 from anydpo.result import Cost
+
+TRIED_STEPS = 3  # optimiser steps by which a place that trains here is measured
 
 
 def quote(job: PreferenceJob, places: str | Sequence[str]) -> dict[str, Quote | None]:
     """Return place → price before paying, None where it cannot be known; a free place costs 0.
 
+    A place that trains on this machine carries out its first steps on a few pairs, so that its time is known too.
     Raises `JobInvalid` where the job cannot be sent to a place as it is.
     """
     wanted = [places] if isinstance(places, str) else list(places)
-    return {place: price_of(prepare(job, place).or_raise()) for place in wanted}
+    prepared = prepare_all(job, wanted)
+    return {place: estimate_of(one.or_raise()) for place, one in zip(wanted, prepared, strict=True)}
+
+
+def estimate_of(prepared: Prepared) -> Quote | None:
+    """Return the price of one planned job, and where it trains here its measured time."""
+    if not isinstance(prepared.provider, TriesOut):
+        return price_of(prepared)
+    batch = int(prepared.plan.effective.get("batch_size") or prepared.job.batch_size)
+    few = prepared.train.take(TRIED_STEPS * batch)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = write_files(replace(prepared, train=few, validation=None), Path(folder), "tried")[0]
+        return prepared.provider.try_out(prepared.plan, sample, _characters(prepared.train) / _characters(few))
 
 
 def price_of(prepared: Prepared) -> Quote | None:
-    """Return the price of one planned job."""
-    if is_free(prepared):
-        return Quote(cost=Cost(amount=0.0, basis="nothing is billed here"))
-    return Reads(SystemClock())(lambda: prepared.provider.quote(prepared.plan))
+    """Return the price of one planned job, its tokens counted; nothing is billed in a rehearsal."""
+    asked = Reads(SystemClock())(lambda: prepared.provider.quote(prepared.counted))
+    if not is_free(prepared):
+        return asked
+    cost = Cost(amount=0.0, basis="nothing is billed here")
+    if asked is None:
+        return Quote(cost=cost)
+    real = f"it would be {asked.cost.amount:.2f} {asked.cost.currency} ({asked.cost.basis})"
+    return asked.model_copy(update={"cost": cost, "assumptions": (real, *asked.assumptions)})
+
+
+def _characters(pairs: PreferenceDataset) -> float:
+    """Return what all sequences hold: each prompt with either answer."""
+    known = pairs.scan.characters
+    return float(2 * known["prompt"] + known["chosen"] + known["rejected"]) or 1.0
 
 
 def is_free(prepared: Prepared) -> bool:
@@ -35,29 +68,68 @@ def is_free(prepared: Prepared) -> bool:
     return prepared.plan.sandbox or prepared.provider.capabilities[route or ""].free
 
 
-def hold_to(cap_usd: float | None, prepared: Sequence[Prepared], *, allow_unknown_price: bool = False) -> None:
-    """Raise `CapExceeded`, before anything is sent, if these jobs together may cost more than the cap."""
+def within(
+    cap_usd: float | None, requests: Sequence[Prepared | Chain], *, allow_unknown_price: bool = False
+) -> list[Prepared | Chain]:
+    """Return the requests as they may be sent under a cap on all of them together.
+
+    On hourly routes what the others leave of the cap becomes the run-time limit sent with the job. A request with a
+    fallback is paid at one of its places, the dearest counts; it keeps its prices, so that what was billed at one
+    place is counted before it goes on. Raises `CapExceeded`, before anything is sent.
+    """
     if cap_usd is None:
-        return
-    total = 0.0
-    for one in prepared:
-        price = price_of(one)
-        if price is None:
-            if allow_unknown_price:
-                continue
-            raise CapExceeded(
-                f"the price is not known before it is paid, and the cap is {cap_usd:g} USD; nothing was sent",
-                provider=one.provider.name,
-                hint="--allow-unknown-price sends it all the same",
-            )
-        if price.cost.currency != "USD":
-            raise CapExceeded(
-                f"the price is in {price.cost.currency}, and the cap is in USD; nothing was sent",
-                provider=one.provider.name,
-            )
-        total += price.cost.amount
+        return list(requests)
+    hourly = [at for at, one in enumerate(requests) if isinstance(one, Prepared) and _by_the_hour(one)]
+    price = partial(_price_under, cap_usd, allow_unknown_price=allow_unknown_price)
+    left = cap_usd - sum(price(one) for at, one in enumerate(requests) if at not in hourly)
+    share = max(0.0, left) / max(1, len(hourly))
+    made = [_chain_under(one, cap_usd) if isinstance(one, Chain) else _limited(one, share) for one in requests]
+    total = sum(price(one) for one in made)
     if total > cap_usd:
         raise CapExceeded(
             f"this would cost about {total:.2f} USD, above the cap of {cap_usd:g} USD; nothing was sent",
             hint="raise --max-cost-usd, or train fewer pairs or epochs",
         )
+    return made
+
+
+def _price_under(cap_usd: float, request: Prepared | Chain, *, allow_unknown_price: bool) -> float:
+    each = request.usable if isinstance(request, Chain) else (request,)
+    return max(_in_usd(one, cap_usd, allow_unknown_price=allow_unknown_price) for one in each)
+
+
+def _chain_under(chain: Chain, cap_usd: float) -> Chain:
+    prepared = tuple(_limited(one, cap_usd) if one in chain.usable else one for one in chain.prepared)
+    quotes = [price_of(one) if one in chain.usable else None for one in prepared]
+    prices = tuple(quote.cost.amount if quote is not None else None for quote in quotes)
+    return replace(chain, prepared=prepared, terms=replace(chain.terms, max_cost_usd=cap_usd), prices=prices)
+
+
+def _by_the_hour(prepared: Prepared) -> bool:
+    return isinstance(prepared.provider, LimitsTime) and not is_free(prepared)
+
+
+def _limited(prepared: Prepared, cap_usd: float) -> Prepared:
+    place = prepared.provider
+    if not isinstance(place, LimitsTime) or is_free(prepared):
+        return prepared
+    return replace(prepared, plan=place.limited(prepared.plan, cap_usd))
+
+
+def _in_usd(prepared: Prepared, cap_usd: float, *, allow_unknown_price: bool) -> float:
+    """Return the price of one job for the cap: 0 for one that is not known and may be sent all the same."""
+    price = price_of(prepared)
+    if price is None:
+        if allow_unknown_price:
+            return 0.0
+        raise CapExceeded(
+            f"the price is not known before it is paid, and the cap is {cap_usd:g} USD; nothing was sent",
+            provider=prepared.provider.name,
+            hint="--allow-unknown-price sends it all the same",
+        )
+    if price.cost.currency != "USD":
+        raise CapExceeded(
+            f"the price is in {price.cost.currency}, and the cap is in USD; nothing was sent",
+            provider=prepared.provider.name,
+        )
+    return price.cost.amount

@@ -42,21 +42,11 @@ def watch(runs: MaybeRunIds = None, as_json: JSON = False) -> None:
     if not found:
         output.say("no run is live; `anydpo list` shows all")
         return
+    results = follow_all(found, as_lines=as_json)
     if not as_json:
-        results = follow_all(found)
         for result in results:
             show_result(result)
-    else:
-        from anydpo.cli.documents import EventLine
-        from anydpo.cli.following import at_once
-
-        def print_events(one: Run) -> None:
-            for event in one.watch():
-                output.emit_line(EventLine(run=one.id, **event.model_dump()))
-
-        at_once([lambda one=one: print_events(one) for one in found])  # type: ignore[misc]
-        results = [one.result() for one in found]
-    leave(results)
+    leave(results, found)
 
 
 def wait(
@@ -123,7 +113,7 @@ def list_(as_json: JSON = False) -> None:
     if as_json:
         from anydpo.cli.documents import Listed, ListedRun
 
-        kept = ("name", "place", "state", "created")
+        kept = ("name", "place", "state", "created", "group")
         listed = (ListedRun(run=row.id, **{name: getattr(row, name) for name in kept}) for row in rows)
         output.emit(Listed(runs=tuple(listed)))
         return
