@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any, Literal
 
 from anydpo.adapter import SAFETY, Wishes, canonical_metrics, sizes
-from anydpo.errors import Problem
+from anydpo.errors import Problem, ProviderFault
 from anydpo.job import PreferenceJob
 from anydpo.provider import DataSummary, Event, Examined, Outcome, Plan, Quote, Request
 from anydpo.result import Artifact, Cost, Error, Metrics, Model, Stage, State, Usage
@@ -26,6 +26,7 @@ LINE = re.compile(r"\bline (\d+)", re.IGNORECASE)
 STEP_IN_WORDS = re.compile(r"^Step (\d+)(?:/(\d+))?:\s*(.+)$")
 VALUE_IN_WORDS = re.compile(r"(training|validation|full validation) loss=([-+\d.eE]+|nan)")
 WORDS = {"training": "train_loss", "validation": "valid_loss", "full validation": "full_valid_loss"}
+THEIR_FAULT = ("server_error", "internal_error", "internal_server_error")
 OWN_RATE = (
     "learning rate, schedule, warm-up, weight decay and clipping are the provider's own; only a multiplier can be set"
 )
@@ -360,6 +361,8 @@ def _error(job: Mapping[str, Any], state: State, service: Service) -> Error | No
     code = str(said.get("code") or "job_failed")
     if SAFETY.search(f"{code} {message}"):
         return Error(code="safety_refused", message=message, hint=service.advice.safety)
+    if code in THEIR_FAULT:
+        return Error(code=ProviderFault.code, message=message, hint="a fault of the service; --again sends it once more")
     file = said.get("param")
     hint = f"look at {file}: `anydpo lint FILE -p {service.provider}`" if file else None
     return Error(code=code, message=message, hint=hint)

@@ -49,7 +49,7 @@ class Service:
         """Change how jobs go.
 
         `lag` seconds until a job is listed, `queue` and `seconds` of waiting and running, `ends` a state, `word` an
-        unknown status word.
+        unknown status word, `code` the one of the error of jobs that fail.
         """
         self.settings.update(settings)
         if self.folder is not None:
@@ -122,6 +122,10 @@ class Service:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines]
+
+    def failure(self) -> str:
+        """Return the code of the error of jobs that fail."""
+        return str(self._settings().get("code", "job_failed"))
 
     def _times(self) -> tuple[float, float]:
         """Return the seconds in the queue and of running."""
