@@ -48,6 +48,8 @@ def plan(
     ]
     if "learning_rate_multiplier" not in options:
         warnings.append(f"{OWN_RATE}: options.{service.provider}.learning_rate_multiplier")
+    tier = str(options.get("training_type", "")).lower()
+    warnings += [said for word, said in service.facts.get("tiers", {}).items() if word in tier]
     if data.features.get("multi_turn"):
         warnings.append("only the last turn is trained; earlier turns of a conversation are context")
     return Plan(
@@ -65,12 +67,6 @@ def plan(
         stages=stages,
         filled=_sizes(job, data),
     )
-
-
-def create_of(plan: Plan) -> dict[str, Any]:
-    """Return the body of the create request of a plan's stage."""
-    creates = [request.body for request in plan.requests if request.url.endswith(JOBS)]
-    return creates[plan.stages.index(plan.stage)]
 
 
 def _model(job: PreferenceJob, service: Service, wishes: Wishes) -> str | None:
@@ -295,7 +291,8 @@ def outcome(
         stages=(Stage(stage=stage, provider_job_id=job["id"], state=state, cost=cost),),
         metrics=Metrics(final=final, history=tuple(dict(record) for record in history)),
         artifacts=tuple(
-            Artifact(kind="checkpoint", path=str(item.get("fine_tuned_model_checkpoint"))) for item in checkpoints
+            Artifact(kind="checkpoint", path=str(item.get("fine_tuned_model_checkpoint")), step=item.get("step_number"))
+            for item in checkpoints
         ),
         usage=Usage(train_tokens=tokens, epochs=_whole(told.get("n_epochs")), steps=max(steps, default=None)),
         cost=cost,

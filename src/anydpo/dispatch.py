@@ -18,11 +18,13 @@ from anydpo.identity import attempt_key
 from anydpo.journal import Journal
 from anydpo.outgoing import explain, write_files
 from anydpo.plan import Prepared
-from anydpo.provider import CanResume, ChecksFiles, DataFile, Event, JobRef, Outcome, Plan, Provider, Staged
+from anydpo.provider import CanResume, ChecksFiles, DataFile, Event, JobRef, Plan, Provider, Staged
 from anydpo.records import FOUND, AttemptRow, RunRow
 from anydpo.registry import split_place
 from anydpo.result import Result, State
 from anydpo.secrets import masked
+from anydpo.spend import hold_to_estimate
+from anydpo.start import left_by
 from anydpo.watcher import Watcher, abilities_of, next_stage, pause_of, provider_of, ref_of
 
 FAILED = (State.FAILED, State.CANCELLED)
@@ -47,12 +49,19 @@ class Dispatch:
         self._watcher = Watcher(journal, self.clock, self._reads)
 
     def submit(
-        self, prepared: Prepared, *, again: bool = False, resubmit: bool = False, adopt: str | None = None
+        self,
+        prepared: Prepared,
+        *,
+        again: bool = False,
+        resubmit: bool = False,
+        adopt: str | None = None,
+        most_usd: float | None = None,
     ) -> Submitted:
         """Send a job once and return when its create is answered. The same job again is the same run.
 
         `again` makes a new attempt of a run that has ended, `resubmit` one of a run whose outcome is unknown,
-        `adopt` takes a provider's job for the one that was lost. Raises `JobInvalid` for a plan with problems,
+        `adopt` takes a provider's job for the one that was lost; `most_usd` is held against what the place itself
+        estimates once it has the files. Raises `JobInvalid` for a plan with problems,
         `RunFailed` for a run that has failed and needs `again`, `OutcomeUnknown` where a create may have happened.
         """
         run = prepared.or_raise().run_id
@@ -70,7 +79,7 @@ class Dispatch:
             if adopt is not None and last.phase != "submitted":
                 self._adopt(last, adopt)
             elif last.phase != "submitted":
-                created = self._advance(last)
+                created = self._advance(self._capped(last, most_usd))
             else:
                 self._wake(last)
         return Submitted(run, created, self._remaining(run))
@@ -194,6 +203,14 @@ class Dispatch:
         files = write_files(prepared, self.journal.home)
         return self._record(prepared.run_id, number, prepared.fingerprint, plan, files, [])
 
+    def _capped(self, attempt: AttemptRow, most_usd: float | None) -> AttemptRow:
+        """Record what this request lets an attempt cost, for whichever process takes its steps."""
+        if attempt.phase not in ("intended", "staged") or attempt.plan.get("most_usd") == most_usd:
+            return attempt
+        plan = {**attempt.plan, "most_usd": most_usd}
+        self.journal.step(attempt.id, attempt.phase, self.clock.now(), plan=plan)
+        return self.journal.attempt(attempt.id)
+
     def _same_stage(self, refused: AttemptRow) -> AttemptRow:
         """Record a new try of a stage that was refused; the stages before it are done and paid for."""
         files = [DataFile(**file) for file in refused.files]
@@ -202,8 +219,7 @@ class Dispatch:
 
     def _begin_stage(self, done: AttemptRow) -> AttemptRow:
         """Record the next stage of a try whose last one has succeeded; it starts from what that one left."""
-        left = (Outcome(**done.result).model.tuned if done.result else None) or done.provider_job_id
-        filled = {**done.plan["filled"], f"{done.stage}_model": left}
+        filled = {**done.plan["filled"], f"{done.stage}_model": left_by(done)}
         plan = Plan(**{**done.plan, "stage": next_stage(done), "filled": filled})
         files = [DataFile(**file) for file in done.files]
         job = self.journal.run(done.run).fingerprint
@@ -265,6 +281,7 @@ class Dispatch:
             if isinstance(place, ChecksFiles):
                 for item in staged:
                     self._await_check(place, item, files, pause_of(attempt))
+            hold_to_estimate(plan, staged, place, self._reads)
         except AnyDPOError as exc:
             if not exc.retryable:  # else nothing was decided: the next process goes on from here
                 self._refused(attempt, exc)

@@ -157,10 +157,10 @@ def send(
     """Send jobs that are planned already; all of them, or none where the cap forbids."""
     dispatch = Dispatch(journal_of(home()))
     new = [one for one in prepared if adopt is None and dispatch.would_send(one, again=again, resubmit=resubmit)]
-    hold_to(max_cost_usd, new, allow_unknown_price=allow_unknown_price)
+    left = hold_to(max_cost_usd, new, allow_unknown_price=allow_unknown_price)
     made = []
     for one in prepared:
-        done = dispatch.submit(one, again=again, resubmit=resubmit, adopt=adopt)
+        done = dispatch.submit(one, again=again, resubmit=resubmit, adopt=adopt, most_usd=left.get(one.run_id))
         made.append(Run(done.run, created=done.created, remaining=done.remaining))
     return made
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from anydpo.adapter import known_files
 from anydpo.clock import Reads, SystemClock
 from anydpo.errors import CapExceeded
 from anydpo.job import PreferenceJob
 from anydpo.plan import Prepared, prepare
-from anydpo.provider import Quote
+from anydpo.provider import Plan, Provider, Quote, Staged
 from anydpo.registry import split_place
 from anydpo.result import Cost
+
+DEAR = "raise --max-cost-usd, or train fewer pairs or epochs"
 
 
 def quote(job: PreferenceJob, places: str | Sequence[str]) -> dict[str, Quote | None]:
@@ -35,13 +38,19 @@ def is_free(prepared: Prepared) -> bool:
     return prepared.plan.sandbox or prepared.provider.capabilities[route or ""].free
 
 
-def hold_to(cap_usd: float | None, prepared: Sequence[Prepared], *, allow_unknown_price: bool = False) -> None:
-    """Raise `CapExceeded`, before anything is sent, if these jobs together may cost more than the cap."""
+def hold_to(
+    cap_usd: float | None, prepared: Sequence[Prepared], *, allow_unknown_price: bool = False
+) -> dict[str, float]:
+    """Raise `CapExceeded`, before anything is sent, if these jobs together may cost more than the cap.
+
+    Returns run → what the cap leaves for it beside the others, for `hold_to_estimate`.
+    """
     if cap_usd is None:
-        return
-    total = 0.0
+        return {}
+    total, prices = 0.0, dict[str, float]()
     for one in prepared:
         price = price_of(one)
+        prices[one.run_id] = price.cost.amount if price is not None else 0.0
         if price is None:
             if allow_unknown_price:
                 continue
@@ -59,5 +68,22 @@ def hold_to(cap_usd: float | None, prepared: Sequence[Prepared], *, allow_unknow
     if total > cap_usd:
         raise CapExceeded(
             f"this would cost about {total:.2f} USD, above the cap of {cap_usd:g} USD; nothing was sent",
-            hint="raise --max-cost-usd, or train fewer pairs or epochs",
+            hint=DEAR,
+        )
+    return {run: cap_usd - (total - price) for run, price in prices.items()}
+
+
+def hold_to_estimate(plan: Plan, staged: Sequence[Staged], place: Provider, reads: Reads) -> None:
+    """Raise `CapExceeded`, before the create is sent, if a place that has the files now names a price above the cap."""
+    _, route = split_place(plan.place)
+    if plan.most_usd is None or not place.capabilities[route or ""].quote:
+        return
+    told = plan.model_copy(update={"filled": {**plan.filled, **known_files(staged)}})
+    price = reads(lambda: place.quote(told))
+    if price is not None and price.cost.amount > plan.most_usd:
+        raise CapExceeded(
+            f"{place.name} itself estimates {price.cost.amount:.2f} USD, and the cap leaves {plan.most_usd:.2f} USD; "
+            "the files are there, no job was created",
+            provider=place.name,
+            hint=DEAR,
         )

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from anydpo.errors import Problem
 from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
 from anydpo.result import Artifact, Part, Result, Sample, State
+from anydpo.retirement import Retirement
 
 
 class Document(Part):
@@ -270,6 +271,7 @@ class Diagnosed(Document):
     journal: JournalHealth
     providers: dict[str, ProviderHealth]
     settings: tuple[SettingShown, ...]
+    retiring: tuple[Retirement, ...]
     rebuilt: dict[str, Any] | None = None
 
 
