@@ -91,7 +91,7 @@ class LocalProvider:
             said = "4-bit weights need an NVIDIA GPU, and none was found here"
             problems.append(Problem("load_in_4bit", "needs_gpu", said, hint))
         try:
-            start = self._start_folder(job.start_from) if job.start_from else None
+            start = _start_folder(job.start_from) if job.start_from else None
             has_validation = data.validation_pairs is not None
             config = dialect.trainer_config(
                 job, model or TINY, has_validation=has_validation, start_from=start, in_4bit=in_4bit
@@ -261,26 +261,17 @@ class LocalProvider:
             for prompt, b, a in zip(prompts, before, after, strict=True)
         )
 
-    def _start_folder(self, start_from: str) -> str:
-        """Return the folder that `start_from` means: a run of this place, one of its checkpoints, or a folder."""
-        if Path(start_from).is_dir():
-            return str(Path(start_from).absolute())
-        from anydpo.errors import AnyDPOError
-        from anydpo.journal import Journal
-
-        run, _, step = start_from.partition("@")
-        journal = Journal(home())
-        try:
-            attempts = journal.attempts(journal.run(run).id)
-        except AnyDPOError as exc:
-            raise JobInvalid(f"start_from: {start_from!r} is no folder, and {exc.message}") from None
-        if not attempts or attempts[-1].place != "local" or attempts[-1].provider_job_id is None:
-            raise JobInvalid(f"start_from: run {run} is not of this place", hint=f"anydpo fetch {run} -o DIR, then DIR")
-        return str(_weights(_folder(attempts[-1].provider_job_id), int(step) if step else None))
-
 
 def _folder(key: str) -> Path:
     return home() / "local" / key
+
+
+def _start_folder(start_from: str) -> str:
+    if Path(start_from).is_dir():
+        return str(Path(start_from).absolute())
+    raise JobInvalid(
+        f"{start_from!r} is no folder, and no run of this home", hint="`anydpo fetch RUN -o DIR`, then start_from = DIR"
+    )
 
 
 def _made(ref: JobRef) -> Path:

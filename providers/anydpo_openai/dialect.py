@@ -49,6 +49,8 @@ def plan(
     ]
     if "learning_rate_multiplier" not in options:
         warnings.append(f"{OWN_RATE}: options.{service.provider}.learning_rate_multiplier")
+    tier = str(options.get("training_type", "")).lower()
+    warnings += [said for word, said in service.facts.get("tiers", {}).items() if word in tier]
     if data.features.get("multi_turn"):
         warnings.append("only the last turn is trained; earlier turns of a conversation are context")
     return Plan(
@@ -66,12 +68,6 @@ def plan(
         stages=stages,
         filled=_sizes(job, data),
     )
-
-
-def create_of(plan: Plan) -> dict[str, Any]:
-    """Return the body of the create request of a plan's stage."""
-    creates = [request.body for request in plan.requests if request.url.endswith(JOBS)]
-    return creates[plan.stages.index(plan.stage)]
 
 
 def _model(job: PreferenceJob, service: Service, wishes: Wishes) -> str | None:
@@ -296,7 +292,8 @@ def outcome(
         stages=(Stage(stage=stage, provider_job_id=job["id"], state=state, cost=cost),),
         metrics=Metrics(final=final, history=tuple(dict(record) for record in history)),
         artifacts=tuple(
-            Artifact(kind="checkpoint", path=str(item.get("fine_tuned_model_checkpoint"))) for item in checkpoints
+            Artifact(kind="checkpoint", path=str(item.get("fine_tuned_model_checkpoint")), step=item.get("step_number"))
+            for item in checkpoints
         ),
         usage=Usage(train_tokens=tokens, epochs=_whole(told.get("n_epochs")), steps=max(steps, default=None)),
         cost=cost,
@@ -362,7 +359,9 @@ def _error(job: Mapping[str, Any], state: State, service: Service) -> Error | No
     if SAFETY.search(f"{code} {message}"):
         return Error(code="safety_refused", message=message, hint=service.advice.safety)
     if code in THEIR_FAULT:
-        return Error(code=ProviderFault.code, message=message, hint="a fault of the service; --again sends it once more")
+        return Error(
+            code=ProviderFault.code, message=message, hint="a fault of the service; --again sends it once more"
+        )
     file = said.get("param")
     hint = f"look at {file}: `anydpo lint FILE -p {service.provider}`" if file else None
     return Error(code=code, message=message, hint=hint)

@@ -10,7 +10,19 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from anydpo.adapter import Answer, Clients, answer_of, filled, is_loopback, origin, public, refusal
+from anydpo.adapter import (
+    Answer,
+    Clients,
+    answer_of,
+    create_of,
+    diagnosed,
+    filled,
+    is_loopback,
+    known_files,
+    origin,
+    public,
+    refusal,
+)
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -26,6 +38,7 @@ from anydpo.provider import (
     DataFile,
     DataSummary,
     Diagnosis,
+    Ending,
     Event,
     Examined,
     JobRef,
@@ -46,7 +59,6 @@ if TYPE_CHECKING:
 URL = "https://api.openai.com/v1"
 PAGE = 100
 MOST_EVENTS = 1000
-FILE_NAMES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}
 REFUSED, WAITING = ("error", "failed", "deleted", "deleting"), ("pending", "running")
 FIELDS = ("epochs", "batch_size", "seed", "sft", "start_from")
 
@@ -132,8 +144,7 @@ class OpenAIProvider:
         ends = self.service.shutdown(plan.model or "")
         if ends is not None and ends <= self._today() and not plan.sandbox:
             raise ModelRetired(f"{plan.model} ended on {ends}", provider=self.name, hint=self.service.advice.retired)
-        known = {FILE_NAMES[item.name]: item.id for item in staged}
-        body = filled(dialect.create_of(plan), {**known, **plan.filled, "key": key})
+        body = filled(create_of(plan, dialect.JOBS), {**known_files(staged), **plan.filled, "key": key})
         extra = {name: body.pop(name) for name in ("trainingType",) if name in body}
         client = self._client
         with self._speaking(creating=True):
@@ -203,18 +214,17 @@ class OpenAIProvider:
 
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Say whether credentials are there, the service answers, and when it and its models end."""
-        notes = [Diagnosis(what="retirement", ok=True, detail=self._ends())]
-        try:
-            client = self._client
-        except AnyDPOError as exc:
-            return (Diagnosis(what="credentials", ok=None, detail=exc.message), *notes)
-        notes.insert(0, Diagnosis(what="credentials", ok=True, detail=self._credentials_found()))
-        try:
+
+        def ask(client: OpenAI) -> None:
             with self._speaking():
                 client.with_options(timeout=10).fine_tuning.jobs.list(limit=1)
-        except AnyDPOError as exc:
-            return (*notes, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
-        return (*notes, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
+
+        found = diagnosed(lambda: self._client, ask, self._credentials_found, origin(self._url()))
+        return (*found, Diagnosis(what="retirement", ok=True, detail=self._ends()))
+
+    def ends(self, model: str | None) -> tuple[Ending, ...]:
+        """Return the last day of the service and of the model's base, as the data file has them."""
+        return self.service.ends(model)
 
     # What Azure does otherwise
 

@@ -117,7 +117,9 @@ def outcome(
         stages=(Stage(stage=stage, provider_job_id=str(job["id"]), state=state),),
         metrics=Metrics(final=final, history=tuple(dict(record) for record in history)),
         artifacts=tuple(
-            Artifact(kind="checkpoint", path=f"{job['id']}:{item['step']}") for item in checkpoints if item.get("step")
+            Artifact(kind="checkpoint", path=f"{job['id']}:{item['step']}", step=item["step"])
+            for item in checkpoints
+            if item.get("step")
         ),
         usage=Usage(
             train_tokens=job.get("token_count") or None,

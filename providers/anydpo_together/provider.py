@@ -11,7 +11,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from anydpo.adapter import Answer, Clients, answer_of, filled, is_loopback, origin, public, refusal
+from anydpo.adapter import (
+    FILES,
+    Answer,
+    Clients,
+    answer_of,
+    create_of,
+    diagnosed,
+    filled,
+    is_loopback,
+    known_files,
+    origin,
+    public,
+    refusal,
+)
 from anydpo.archive import new_folder, unpack
 from anydpo.errors import (
     AnyDPOError,
@@ -49,7 +62,10 @@ if TYPE_CHECKING:
 URL = "https://api.together.ai"
 MOST_EVENTS = 1000
 MOST_RESTARTS = 5
-FILE_NAMES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}
+ESTIMATED = (  # what of a create body its price depends on
+    *("training_file", "validation_file", "model", "from_checkpoint", "n_epochs", "n_evals"),
+    *("training_method", "training_type"),
+)
 FIELDS = (
     *("epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "batch_size"),
     *("max_length", "eval_steps", "save_steps", "early_stopping_patience", "seed", "sft", "start_from"),
@@ -90,24 +106,27 @@ class TogetherProvider:
         return request.plan(job, data, url=public(url), target=target, sandbox=is_loopback(url))
 
     def quote(self, plan: Plan) -> Quote | None:
-        """Return the service's estimate where the files are there already, else what the dated price table says."""
-        if "training_file" not in plan.filled:
-            return request.quote(plan)
-        body = filled(request.create_of(plan), {**plan.filled, "key": "", **self._secret_values()})
-        names = ("training_file", "validation_file", "model", "from_checkpoint", "n_epochs", "n_evals")
-        asked = {name: body[name] for name in (*names, "training_method", "training_type") if body.get(name)}
-        with self._speaking():
-            said = self._client.fine_tuning.estimate_price(**asked).to_dict(warnings=False)
+        """Return the service's own estimate of the plan's stage once it has the files, and for all else the list's.
+
+        The estimate needs an uploaded and examined file, whose id stands in `plan.filled`.
+        """
+        others = [stage for stage in plan.stages if stage != plan.stage]
+        beside = request.quote(plan, others) if others else None
+        said = self._estimate(plan) if FILES["sft" if plan.stage == "sft" else "train"] in plan.filled else {}
         if not said.get("estimation_available", True) or said.get("estimated_total_price") is None:
             return request.quote(plan)
-        tokens = cast("float", said.get("estimated_train_token_count") or 0) + cast(
-            "float", said.get("estimated_eval_token_count") or 0
-        )
-        limit = (
-            () if said.get("allowed_to_proceed", True) else (f"above the account's limit of {said.get('user_limit')}",)
-        )
-        amount = float(cast("float", said["estimated_total_price"]))
-        return Quote(cost=Cost(amount=amount, basis="provider quote"), tokens=int(tokens) or None, assumptions=limit)
+        if others and beside is None:
+            return None
+        amount, tokens, notes = float(said["estimated_total_price"]), 0, list[str]()
+        for part in ("train", "eval"):
+            tokens += int(said.get(f"estimated_{part}_token_count") or 0)
+        if not said.get("allowed_to_proceed", True):
+            notes.append(f"above the account's limit of {said.get('user_limit')}")
+        if beside is not None:
+            amount, tokens = amount + beside.cost.amount, tokens + (beside.tokens or 0)
+            notes += [f"the {' '.join(others)} stage by the list: {beside.assumptions[0]}"]
+        cost = Cost(amount=round(amount, 4), basis="provider quote")
+        return Quote(cost=cost, tokens=tokens or None, assumptions=tuple(notes))
 
     def stage(self, plan: Plan, file: DataFile) -> Staged:  # noqa: ARG002
         """Upload a file unless the account has it: the service knows it by its hash."""
@@ -132,8 +151,8 @@ class TogetherProvider:
 
         The SDK's own `create` asks for limits and a price first, and fails with them; this is its last request alone.
         """
-        files = {FILE_NAMES[item.name]: item.id for item in staged}
-        body = filled(request.create_of(plan), {**files, **plan.filled, **self._secret_values(), "key": key})
+        known = {**known_files(staged), **plan.filled, **self._secret_values(), "key": key}
+        body = filled(create_of(plan, request.JOBS), known)
         client = self._client
         with self._speaking(creating=True):
             made = client.post(request.JOBS, body=body, cast_to=dict[str, Any])
@@ -201,22 +220,24 @@ class TogetherProvider:
 
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Say whether the key is there and the service answers to it."""
-        try:
-            client = self._client
-        except AnyDPOError as exc:
-            return (Diagnosis(what="credentials", ok=None, detail=exc.message),)
-        found = Diagnosis(what="credentials", ok=True, detail="TOGETHER_API_KEY is set")
-        try:
+
+        def ask(client: Together) -> None:
             with self._speaking():
                 client.with_options(timeout=10).fine_tuning.list()
-        except AnyDPOError as exc:
-            return (found, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
-        return (found, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
+
+        return diagnosed(lambda: self._client, ask, lambda: "TOGETHER_API_KEY is set", origin(self._url()))
 
     # The wire
 
     def _url(self) -> str:
         return (os.environ.get("TOGETHER_BASE_URL") or URL).rstrip("/")
+
+    def _estimate(self, plan: Plan) -> dict[str, Any]:
+        """Return what the service says that the create request of the plan's stage would cost."""
+        body = filled(create_of(plan, request.JOBS), {**plan.filled, "key": "", **self._secret_values()})
+        asked = {name: body[name] for name in ESTIMATED if body.get(name)}
+        with self._speaking():
+            return self._client.fine_tuning.estimate_price(**asked).to_dict(warnings=False)
 
     @property
     def _client(self) -> Together:

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from anydpo.adapter import Advice, Rule, Wishes, number, sizes, text, truth
@@ -88,12 +89,6 @@ def plan(job: PreferenceJob, data: DataSummary, *, url: str, target: str, sandbo
     )
 
 
-def create_of(plan: Plan) -> dict[str, Any]:
-    """Return the body of the create request of a plan's stage."""
-    creates = [request.body for request in plan.requests if request.url.endswith(JOBS)]
-    return creates[plan.stages.index(plan.stage)]
-
-
 def _start(job: PreferenceJob, wishes: Wishes) -> dict[str, Any]:
     """Return what a job starts from: a model, or what an earlier job left."""
     if job.start_from is not None:
@@ -114,7 +109,8 @@ def checkpoint_of(start_from: str) -> tuple[str | None, Problem | None]:
     """Return the checkpoint in the service's words, or the problem: its job ids and tuned models, with `:STEP`."""
     name, at, step = start_from.partition("@")
     given = f"{name}:{step}" if at else start_from
-    if OWN_ID.fullmatch(given) or (given.count("/") >= 1 and not given.startswith((".", "/", "~"))):
+    a_path = given.startswith((".", "/", "~")) or Path(given).exists()
+    if OWN_ID.fullmatch(given) or ("/" in given and not a_path):
         return given, None
     hint = "a run, a job (ft-…) or a tuned model of together; `anydpo fetch RUN -o DIR` brings weights to other places"
     return None, Problem("start_from", "other_place", f"{start_from!r} is nothing that together has", hint)
@@ -364,8 +360,11 @@ def _sizes(job: PreferenceJob, data: DataSummary, create: Mapping[str, Any]) -> 
     return {"tokens": str(dpo), "sft_tokens": str(sft), "counted": how}
 
 
-def quote(plan: Plan) -> Quote | None:
-    """Return what the dated price table makes of a plan, None for a model whose size or bracket is not known."""
+def quote(plan: Plan, stages: Sequence[str] | None = None) -> Quote | None:
+    """Return what the dated price table makes of a plan's stages, or of some of them.
+
+    None for a model whose size or bracket is not known.
+    """
     found = BILLIONS.findall(plan.model or "")
     size = float(found[0]) if found else None
     prices = FACTS["prices"]
@@ -373,7 +372,9 @@ def quote(plan: Plan) -> Quote | None:
     if bracket is None:
         return None
     kind = "full" if plan.effective.get("adapter") == "full" else "lora"
-    dpo, sft = int(plan.filled["tokens"]), int(plan.filled["sft_tokens"])
+    counted = stages if stages is not None else plan.stages
+    dpo = int(plan.filled["tokens"]) if "dpo" in counted else 0
+    sft = int(plan.filled["sft_tokens"]) if "sft" in counted else 0
     amount = (dpo * bracket[kind]["dpo"] + sft * bracket[kind]["sft"]) / 1e6
     rate = f"{bracket[kind]['dpo']:g} USD per million tokens up to {bracket['billions']} billion parameters, {kind}"
     return Quote(

@@ -28,9 +28,10 @@ from anydpo.errors import (
     Unavailable,
 )
 from anydpo.job import PreferenceJob
-from anydpo.provider import DataSummary
+from anydpo.provider import DataSummary, Diagnosis, Plan, Staged
 from anydpo.result import METRICS
 
+FILES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}  # a file → its placeholder
 PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHARACTERS_A_TOKEN = 4
@@ -141,6 +142,17 @@ def filled(body: Any, values: Mapping[str, str]) -> Any:
     return values[found[1]]
 
 
+def known_files(staged: Iterable[Staged]) -> dict[str, str]:
+    """Return placeholder → id of files that a place has."""
+    return {FILES[item.name]: item.id for item in staged}
+
+
+def create_of(plan: Plan, path: str) -> dict[str, Any]:
+    """Return the body of the create request of a plan's stage; `path` is what the address of a create ends with."""
+    creates = [request.body for request in plan.requests if request.url.endswith(path)]
+    return creates[plan.stages.index(plan.stage)]
+
+
 def canonical_metrics(given: Mapping[str, Any], names: Mapping[str, str], skip: Iterable[str] = ()) -> dict[str, Any]:
     """Return numbers under canonical names, others under `provider/`; what is no finite number is None."""
     made: dict[str, Any] = {}
@@ -215,6 +227,22 @@ class Clients(Generic[C]):
         with self._lock:
             while self._made:
                 self._made.popitem()[1].close()
+
+
+def diagnosed(
+    connect: Callable[[], C], ask: Callable[[C], object], credentials: Callable[[], str], address: str
+) -> tuple[Diagnosis, ...]:
+    """Return whether there are credentials, which `credentials` puts into words, and the service answers to them."""
+    try:
+        client = connect()
+    except AnyDPOError as exc:
+        return (Diagnosis(what="credentials", ok=None, detail=exc.message),)
+    found = Diagnosis(what="credentials", ok=True, detail=credentials())
+    try:
+        ask(client)
+    except AnyDPOError as exc:
+        return (found, Diagnosis(what="service", ok=False, detail=f"{address}: {exc.message}"))
+    return (found, Diagnosis(what="service", ok=True, detail=f"{address} answers"))
 
 
 class Answer(NamedTuple):

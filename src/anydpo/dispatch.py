@@ -14,17 +14,18 @@ from typing import Any
 
 from anydpo.clock import Clock, Reads, SystemClock
 from anydpo.errors import AnyDPOError, RunFailed
-from anydpo.fallback import LEFT, STOPPED, Chain, history, onward, passed_over, patience, was_left
+from anydpo.fallback import LEFT, STOPPED, Chain, history, left_of_cap, onward, passed_over, patience, was_left
 from anydpo.identity import attempt_key, group_id
 from anydpo.journal import Journal
 from anydpo.outgoing import write_files
 from anydpo.plan import Prepared
-from anydpo.provider import CanResume, DataFile, Event, JobRef, Outcome, Plan, Provider
+from anydpo.provider import CanResume, DataFile, Event, JobRef, Plan, Provider
 from anydpo.records import FOUND, AttemptRow, ChoiceRow, RunRow
 from anydpo.registry import split_place
 from anydpo.result import Attempt, Result, State
 from anydpo.secrets import masked
 from anydpo.sender import Sender, told, unknown
+from anydpo.start import left_by
 from anydpo.watcher import Wait, Watcher, next_stage, pause_of, provider_of, ref_of
 
 FAILED = (State.FAILED, State.CANCELLED)
@@ -56,7 +57,8 @@ class Dispatch:
 
         A chain goes on to its next place where one says no for its own reasons. `again` makes a new attempt of a run
         that has ended, `resubmit` one of a run whose outcome is unknown, `adopt` takes a provider's job for the one
-        that was lost. Raises `JobInvalid` for a plan with problems, `RunFailed` for a run that has failed and needs
+        that was lost; what the plan lets it cost is held against what the place itself estimates once it has the
+        files. Raises `JobInvalid` for a plan with problems, `RunFailed` for a run that has failed and needs
         `again`, `OutcomeUnknown` where a create may have happened.
         """
         run = prepared.or_raise().run_id
@@ -75,7 +77,7 @@ class Dispatch:
             if adopt is not None and last.phase != "submitted":
                 self._sender.adopt(last, adopt)
             elif last.phase != "submitted":
-                created = self._carry_out(last)
+                created = self._carry_out(self._capped(last, prepared))
             else:
                 self._sender.wake(last)
         return Submitted(run, created, self._remaining(run))
@@ -289,9 +291,10 @@ class Dispatch:
         return self._record(prepared.run_id, number, one.fingerprint, _first_stage(one.plan), files, [])
 
     def _attempt_at(self, choice: ChoiceRow, number: int) -> AttemptRow:
-        """Record the attempt at the next place of a run."""
+        """Record the attempt at the next place of a run, with what is left of the cap."""
         files = [DataFile(**file) for file in choice.files]
-        return self._record(choice.run, number, choice.fingerprint, Plan(**choice.plan), files, [])
+        plan = Plan(**{**choice.plan, "most_usd": left_of_cap(self.journal, choice)})
+        return self._record(choice.run, number, choice.fingerprint, plan, files, [])
 
     def _begin_next(self, last: AttemptRow) -> AttemptRow:
         """Return the attempt whose steps are due after this one: itself, its next stage, or the next place."""
@@ -299,6 +302,15 @@ class Dispatch:
             return self._begin_stage(last)
         choice = onward(self.journal, last)
         return self._attempt_at(choice, last.number + 1) if choice is not None else last
+
+    def _capped(self, attempt: AttemptRow, prepared: Prepared | Chain) -> AttemptRow:
+        """Record what this request lets an attempt cost, for whichever process takes its steps."""
+        most = prepared.plan.most_usd if isinstance(prepared, Prepared) else attempt.plan.get("most_usd")
+        if attempt.phase not in ("intended", "staged") or attempt.plan.get("most_usd") == most:
+            return attempt
+        plan = {**attempt.plan, "most_usd": most}
+        self.journal.step(attempt.id, attempt.phase, self.clock.now(), plan=plan)
+        return self.journal.attempt(attempt.id)
 
     def _same_stage(self, refused: AttemptRow) -> AttemptRow:
         """Record a new try of a stage that was refused; the stages before it are done and paid for."""
@@ -308,8 +320,7 @@ class Dispatch:
 
     def _begin_stage(self, done: AttemptRow) -> AttemptRow:
         """Record the next stage of a try whose last one has succeeded; it starts from what that one left."""
-        left = (Outcome(**done.result).model.tuned if done.result else None) or done.provider_job_id
-        filled = {**done.plan["filled"], f"{done.stage}_model": left}
+        filled = {**done.plan["filled"], f"{done.stage}_model": left_by(done)}
         plan = Plan(**{**done.plan, "stage": next_stage(done), "filled": filled})
         files = [DataFile(**file) for file in done.files]
         job = self._fingerprint(done)

@@ -168,6 +168,12 @@ def _over(choice: ChoiceRow, when: float) -> Attempt:
     return Attempt(place=choice.place, error=Error(code=CapExceeded.code, message=said), when=when)
 
 
+def left_of_cap(journal: Journal, choice: ChoiceRow) -> float | None:
+    """Return what a place may still cost after all that the run has cost elsewhere, None where there is no cap."""
+    cap: float | None = choice.terms["max_cost_usd"]
+    return None if cap is None else cap - _spent(journal.attempts(choice.run), journal.choices(choice.run))
+
+
 def _spent(attempts: Sequence[AttemptRow], choices: Sequence[ChoiceRow]) -> float:
     """Return what the jobs so far have cost, by their bills, or else by their prices: nothing where none was made."""
     prices = {choice.place: choice.terms["price_usd"] or 0.0 for choice in choices}

@@ -69,7 +69,7 @@ def job_fingerprint(
     """Return `sha256:` of the job as this place would train it.
 
     `data` and `validation` are data fingerprints; `contents` gives the hash that stands for a file which a field
-    names (`sft.data`, `chat_template`), since paths never count.
+    names (`sft.data`, `chat_template`), since paths never count, and what stands for a run in `start_from`.
     """
     contents = contents or {}
     provider, _ = split_place(place)
@@ -77,7 +77,8 @@ def job_fingerprint(
     known: dict[str, Any] = {"data": data, "model": job.named_for(place)}
     if validation is not None:
         known["validation"] = validation
-    fields["chat_template"] = contents.get("chat_template", fields["chat_template"])
+    for name in ("chat_template", "start_from"):
+        fields[name] = contents.get(name, fields[name])
     known |= _different({name: value for name, value in fields.items() if name not in NEVER}, V1)
     if method := _different(fields["method"], V1_METHOD):
         known["method"] = method

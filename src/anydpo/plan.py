@@ -13,6 +13,7 @@ from anydpo.job import LoRA, PreferenceJob, datasets_of
 from anydpo.provider import Capabilities, DataSummary, Plan, Provider
 from anydpo.registry import provider, split_place
 from anydpo.settings import applied
+from anydpo.start import FIELD, start_of
 
 if TYPE_CHECKING:
     from anydpo.data.dataset import PreferenceDataset
@@ -49,7 +50,9 @@ class Prepared:
         if self.validation is not None and (held_out := count(self.validation, self.plan.model)) is not None:
             tokens["validation"] = 2 * held_out.prompt + held_out.chosen + held_out.rejected
         data = summarise(self.train, self.validation).model_copy(update={"tokens": tokens, "counted": known.how})
-        again = self.provider.plan(self.job, data, split_place(self.plan.place)[1])
+        start = start_of(self.job.start_from, self.provider.name)
+        told = self.job.model_copy(update={FIELD: start.model}) if start and start.model else self.job
+        again = self.provider.plan(told, data, split_place(self.plan.place)[1])
         return self.plan.model_copy(update={"filled": {**self.plan.filled, **again.filled}})
 
     @property
@@ -95,12 +98,18 @@ def prepare(
             hint=f"one of {', '.join(f'{name}/{r}' for r in chosen.capabilities if r)}",
         )
     train, validation = data or datasets_of(job)
-    plan = chosen.plan(job, summarise(train, validation), route)
+    start = start_of(job.start_from, name)
+    told = job.model_copy(update={FIELD: start.model}) if start and start.model else job
+    plan = chosen.plan(told, summarise(train, validation), route)
     _, route = split_place(plan.place)
+    if start and (against := start.against(plan)):
+        others = [problem for problem in plan.problems if problem.field != FIELD]
+        plan = plan.model_copy(update={"problems": (*others, against)})
     problems, ignored = _not_honoured(job, chosen.capabilities[route or ""], train)
     problems += [problem for pairs in (train, validation) if pairs is not None for problem in _unwritable(pairs, plan)]
     plan = plan.model_copy(update={"problems": (*plan.problems, *problems), "ignored": (*plan.ignored, *ignored)})
-    return Prepared(job, chosen, plan, train, validation, _contents(job))
+    contents = {**_contents(job), **({FIELD: start.identity} if start else {})}
+    return Prepared(job, chosen, plan, train, validation, contents)
 
 
 def summarise(train: PreferenceDataset, validation: PreferenceDataset | None) -> DataSummary:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -140,6 +141,7 @@ class Plan(Part):
     filled: dict[str, str] = Field(
         default={}, description="placeholder → what is known by now: `sft_model` once that stage is done"
     )
+    most_usd: float | None = Field(default=None, description="what the user's cap leaves for all stages together")
 
     @property
     def ok(self) -> bool:
@@ -287,6 +289,22 @@ class CanDiagnose(Protocol):
 
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Return what was found; raises nothing."""
+        ...
+
+
+class Ending(Part):
+    """The last day of a model or of a service."""
+
+    what: str
+    day: date
+
+
+@runtime_checkable
+class KnowsEnds(Protocol):
+    """A provider that knows as data when its service and its models end."""
+
+    def ends(self, model: str | None) -> tuple[Ending, ...]:
+        """Return what ends for whoever uses this model, or one that was tuned from it; asks nobody."""
         ...
 
 

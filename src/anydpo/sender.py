@@ -19,6 +19,7 @@ from anydpo.provider import CanResume, ChecksFiles, DataFile, JobRef, Plan, Prov
 from anydpo.records import AttemptRow
 from anydpo.registry import split_place
 from anydpo.result import State
+from anydpo.spend import hold_to_estimate
 from anydpo.watcher import abilities_of, pause_of, provider_of, ref_of
 
 LOOKS = 6  # how often a lost job is looked for within the time that the provider's list may lag
@@ -78,6 +79,7 @@ class Sender:
             if isinstance(place, ChecksFiles):
                 for item in staged:
                     self._await_check(attempt, place, item, reads)
+            hold_to_estimate(plan, staged, place, reads)
         except AnyDPOError as exc:
             if not exc.retryable:  # else nothing was decided: the next process goes on from here
                 self.refuse(attempt, exc)

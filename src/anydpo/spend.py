@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from anydpo.adapter import known_files
 from anydpo.clock import Reads, SystemClock
 from anydpo.data.dataset import PreferenceDataset
 from anydpo.errors import CapExceeded
@@ -15,11 +16,12 @@ from anydpo.fallback import Chain
 from anydpo.job import PreferenceJob
 from anydpo.outgoing import write_files
 from anydpo.plan import Prepared, prepare_all
-from anydpo.provider import LimitsTime, Quote, TriesOut
+from anydpo.provider import LimitsTime, Plan, Provider, Quote, Staged, TriesOut
 from anydpo.registry import split_place
 from anydpo.result import Cost
 
 TRIED_STEPS = 3  # optimiser steps by which a place that trains here is measured
+DEAR = "raise --max-cost-usd, or train fewer pairs or epochs"
 
 
 def quote(job: PreferenceJob, places: str | Sequence[str]) -> dict[str, Quote | None]:
@@ -84,13 +86,41 @@ def within(
     left = cap_usd - sum(price(one) for at, one in enumerate(requests) if at not in hourly)
     share = max(0.0, left) / max(1, len(hourly))
     made = [_chain_under(one, cap_usd) if isinstance(one, Chain) else _limited(one, share) for one in requests]
-    total = sum(price(one) for one in made)
+    prices = [price(one) for one in made]
+    total = sum(prices)
     if total > cap_usd:
         raise CapExceeded(
             f"this would cost about {total:.2f} USD, above the cap of {cap_usd:g} USD; nothing was sent",
-            hint="raise --max-cost-usd, or train fewer pairs or epochs",
+            hint=DEAR,
         )
-    return made
+    return [_leave(one, cap_usd - (total - own)) for one, own in zip(made, prices, strict=True)]
+
+
+def hold_to_estimate(plan: Plan, staged: Sequence[Staged], place: Provider, reads: Reads) -> None:
+    """Raise `CapExceeded`, before the create is sent, if a place that has the files now names a price above the cap."""
+    _, route = split_place(plan.place)
+    if plan.most_usd is None or not place.capabilities[route or ""].quote:
+        return
+    told = plan.model_copy(update={"filled": {**plan.filled, **known_files(staged)}})
+    price = reads(lambda: place.quote(told))
+    if price is not None and price.cost.amount > plan.most_usd:
+        raise CapExceeded(
+            f"{place.name} itself estimates {price.cost.amount:.2f} USD, and the cap leaves {plan.most_usd:.2f} USD; "
+            "the files are there, no job was created",
+            provider=place.name,
+            hint=DEAR,
+        )
+
+
+def _leave(request: Prepared | Chain, most_usd: float) -> Prepared | Chain:
+    """Return a request with what the cap leaves for it beside the others, for `hold_to_estimate`."""
+
+    def capped(one: Prepared) -> Prepared:
+        return replace(one, plan=one.plan.model_copy(update={"most_usd": most_usd}))
+
+    if isinstance(request, Prepared):
+        return capped(request)
+    return replace(request, prepared=tuple(capped(one) for one in request.prepared))
 
 
 def _price_under(cap_usd: float, request: Prepared | Chain, *, allow_unknown_price: bool) -> float:

@@ -16,6 +16,7 @@ from anydpo.result import Artifact, Attempt, Part, Result, Sample, State
 
 if TYPE_CHECKING:
     from anydpo.handle import Run
+from anydpo.retirement import Retirement
 
 
 class Document(Part):
@@ -291,6 +292,7 @@ class Diagnosed(Document):
     journal: JournalHealth
     providers: dict[str, ProviderHealth]
     settings: tuple[SettingShown, ...]
+    retiring: tuple[Retirement, ...]
     rebuilt: dict[str, Any] | None = None
 
 

@@ -77,6 +77,17 @@ def exit_code(results: Sequence[Result], runs: Sequence[Run] = ()) -> int:
     return next((code for code in WORST if code in codes), max(codes, default=0))
 
 
+def show_results(results: Sequence[Result], *, as_json: bool) -> None:
+    """Print results for people, or as one document: a `Result`, or several of them under `runs`."""
+    if not as_json:
+        for result in results:
+            show_result(result)
+        return
+    from anydpo.cli.documents import Results
+
+    output.emit(results[0] if len(results) == 1 else Results(runs=tuple(results)))
+
+
 def show_result(result: Result) -> None:
     """Print a result for people."""
     name = f" {result.name}" if result.name else ""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.following import follow_all, leave, show_result
+from anydpo.cli.following import follow_all, leave, show_results
 from anydpo.cli.options import JSON
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
@@ -44,8 +44,7 @@ def watch(runs: MaybeRunIds = None, as_json: JSON = False) -> None:
         return
     results = follow_all(found, as_lines=as_json)
     if not as_json:
-        for result in results:
-            show_result(result)
+        show_results(results, as_json=False)
     leave(results, found)
 
 
@@ -63,13 +62,7 @@ def wait(
         results = [one.wait(timeout) for one in found]
     except TimeoutError as exc:
         raise RunFailed(str(exc), hint=f"anydpo wait {' '.join(runs)}") from None
-    if as_json:
-        from anydpo.cli.documents import Results
-
-        output.emit(results[0] if len(results) == 1 else Results(runs=tuple(results)))
-    else:
-        for result in results:
-            show_result(result)
+    show_results(results, as_json=as_json)
     leave(results)
 
 
@@ -79,11 +72,7 @@ def show(run: RunId, as_json: JSON = False) -> None:
 
     found = Run(run)
     found.refresh()
-    result = found.result()
-    if as_json:
-        output.emit(result)
-    else:
-        show_result(result)
+    show_results([found.result()], as_json=as_json)
 
 
 def logs(
@@ -183,12 +172,9 @@ def resume(run: RunId, as_json: JSON = False) -> None:
 
     found = Run(run)
     found.resume()
-    (result,) = follow_all([found])
-    if as_json:
-        output.emit(result)
-    else:
-        show_result(result)
-    leave([result])
+    results = follow_all([found])
+    show_results(results, as_json=as_json)
+    leave(results)
 
 
 def cancel(run: RunId, as_json: JSON = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.following import follow_all, leave, show_result
+from anydpo.cli.following import follow_all, leave, show_results
 from anydpo.cli.options import JSON, Places, takes_job
 
 if TYPE_CHECKING:
@@ -104,13 +104,7 @@ def run(job: Any, how: Sending, plan: Any = None, as_json: JSON = False) -> None
         raise _usage("run follows the run, and --detach does not", "anydpo submit JOB --detach")
     made = _send(job, plan, how)
     results = follow_all(made)
-    if as_json:
-        from anydpo.cli.documents import Results
-
-        output.emit(results[0] if len(results) == 1 else Results(runs=tuple(results)))
-    else:
-        for result in results:
-            show_result(result)
+    show_results(results, as_json=as_json)
     leave(results, made)
 
 
