@@ -227,6 +227,23 @@ def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Res
     return submit(job, place, again=again).wait()
 
 
+def find(names: Sequence[str]) -> list[Run]:
+    """Return the runs that these name: each an id, the beginning of one, a name, or what several runs have in common.
+
+    Runs that were asked for together are found by their group's id, and by a name that only they have.
+    """
+    journal = journal_of(home())
+    rows = journal.runs()
+    found: dict[str, Run] = {}
+    for name in names:
+        grouped = [row for row in rows if row.group is not None and name in (row.group, row.name)]
+        named = [row for row in rows if row.name == name]
+        together = len({row.group for row in grouped}) == 1 and len(grouped) >= len(named)
+        for one in [row.id for row in reversed(grouped)] if together else [journal.run(name).id]:
+            found.setdefault(one, Run(one))
+    return list(found.values())
+
+
 def runs() -> list[Run]:
     """Return every run of this home folder, the newest first."""
     return [Run(row.id) for row in journal_of(home()).runs()]

@@ -41,7 +41,9 @@ class Places:
 
     def states(self) -> list[list[str]]:
         """Where the jobs of each place stand."""
-        return [[str(service.state(job["id"])) for job in service.jobs()] for service in (self.one, self.two, self.three)]
+        return [
+            [str(service.state(job["id"])) for job in service.jobs()] for service in (self.one, self.two, self.three)
+        ]
 
     @contextmanager
     def known(self) -> Iterator[None]:

@@ -72,7 +72,9 @@ def test_a_place_that_says_no_is_followed_by_the_next(at: Dispatch, places: Plac
     assert result.attempts[1].error is None
 
 
-@pytest.mark.parametrize(("word", "kind"), [("refuse", ProviderRefused), ("auth", AuthFailed), ("safety", SafetyRefused)])
+@pytest.mark.parametrize(
+    ("word", "kind"), [("refuse", ProviderRefused), ("auth", AuthFailed), ("safety", SafetyRefused)]
+)
 def test_other_errors_end_the_run(at: Dispatch, places: Places, word: str, kind: type[Exception]) -> None:
     places.one.script("create", word)
     with pytest.raises(kind):
@@ -86,7 +88,9 @@ def test_a_safety_screening_counts_where_that_is_asked_for(at: Dispatch, places:
     assert places.made() == [0, 1, 0]
 
 
-def test_an_unknown_outcome_is_never_followed_by_another_place(at: Dispatch, places: Places, clock: ManualClock) -> None:
+def test_an_unknown_outcome_is_never_followed_by_another_place(
+    at: Dispatch, places: Places, clock: ManualClock
+) -> None:
     places.one.script("create", "no_answer")
     with pytest.raises(OutcomeUnknown):
         at.submit(chain())

@@ -14,9 +14,10 @@ from anydpo.cli.following import follow_all, leave, show_results
 from anydpo.cli.options import JSON
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
-RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name.")]
+RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, name, or group.")]
 MaybeRunIds = Annotated[
-    list[str] | None, typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name; default: all live ones.")
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Runs by id, its beginning, name, or group; default: all live ones."),
 ]
 
 
@@ -35,10 +36,10 @@ def register(app: typer.Typer) -> None:
 
 def watch(runs: MaybeRunIds = None, as_json: JSON = False) -> None:
     """Follow runs from their beginning to their end, and take the steps that are due; with --json one event a line."""
-    from anydpo.handle import Run
+    from anydpo.handle import find
     from anydpo.handle import runs as all_runs
 
-    found = [Run(name) for name in runs] if runs else [one for one in all_runs() if not one.state.done]
+    found = find(runs) if runs else [one for one in all_runs() if not one.state.done]
     if not found:
         output.say("no run is live; `anydpo list` shows all")
         return
@@ -55,9 +56,9 @@ def wait(
 ) -> None:
     """Wait without a word until the runs have ended, and print their results."""
     from anydpo.errors import RunFailed
-    from anydpo.handle import Run
+    from anydpo.handle import find
 
-    found = [Run(name) for name in runs]
+    found = find(runs)
     try:
         results = [one.wait(timeout) for one in found]
     except TimeoutError as exc:
