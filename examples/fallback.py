@@ -1,4 +1,4 @@
-"""OpenAI says that this account may not, Together that its credit is used up, so this machine trains: one run, one history.
+"""OpenAI says that this account may not, Together that its credit is used up, so this machine trains: one run.
 
 Nothing is paid and nothing leaves this machine: the real SDKs talk to emulators on loopback, which refuse on purpose.
 """

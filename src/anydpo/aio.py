@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import anydpo
 from anydpo import handle, spend
@@ -77,9 +77,17 @@ async def quote(job: PreferenceJob, places: str | Sequence[str]) -> dict[str, Qu
     return await _in_thread(spend.quote, job, places)
 
 
-async def submit(job: PreferenceJob, place: str, **options: Any) -> Run:
-    """Send the job and return its run; see `anydpo.submit`."""
-    return Run(await _in_thread(handle.submit, job, place, **options))
+@overload
+async def submit(job: PreferenceJob, place: str | None = ..., **options: Any) -> Run: ...
+@overload
+async def submit(job: PreferenceJob, place: list[str] | tuple[str, ...], **options: Any) -> list[Run]: ...
+async def submit(
+    job: PreferenceJob, place: str | list[str] | tuple[str, ...] | None = None, **options: Any
+) -> Run | list[Run]:
+    """Send the job and return its run, or one for each of several places; see `anydpo.submit`."""
+    send: Callable[..., handle.Run | list[handle.Run]] = handle.submit
+    made = await _in_thread(send, job, place, **options)
+    return [Run(one) for one in made] if isinstance(made, list) else Run(made)
 
 
 async def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:

@@ -17,7 +17,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the begin
 RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, name, or group.")]
 MaybeRunIds = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RUN", help="Runs by id, its beginning, name, or group; default: all live ones."),
+    typer.Argument(metavar="RUN", help="Runs by id, name or group; default: all live ones."),
 ]
 
 
