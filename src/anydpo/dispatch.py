@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anydpo.chain import Chain
 from anydpo.clock import Clock, Reads, SystemClock
 from anydpo.errors import AnyDPOError, RunFailed
-from anydpo.fallback import LEFT, STOPPED, Chain, history, left_of_cap, onward, passed_over, patience, was_left
+from anydpo.fallback import LEFT, STOPPED, history, left_of_cap, onward, passed_over, patience, was_left
 from anydpo.identity import attempt_key, group_id
 from anydpo.journal import Journal
 from anydpo.outgoing import write_files
@@ -360,7 +361,8 @@ class Dispatch:
             for gone in self.attempts(run)[said:-1]:
                 said += 1
                 if gone.error is not None:
-                    yield Event(kind="log", text=f"{gone.place}: {gone.error.message} ({gone.error.code})")
+                    text = f"{gone.place}: {gone.error.message} ({gone.error.code})"
+                    yield Event(kind="state", state=State.PENDING, text=text)
             attempts = self.journal.attempts(run)
             latest = [each for each in attempts if attempts and each.number == attempts[-1].number]
             unseen = [each for each in latest if each.provider_job_id is not None and each.id not in shown]
@@ -396,6 +398,7 @@ class Dispatch:
         here = next((choice.at for choice in choices if choice.place == last.place), len(choices))
         further = [choice.place for choice in choices if choice.at > here and choice.skipped is None]
         ended = last.state.done and onward(self.journal, last) is None and not stages
+        ended = ended or last.state is State.UNKNOWN
         return (*stages, *([] if ended else [f"{place}, if need be" for place in further]))
 
     def _fingerprint(self, attempt: AttemptRow) -> str:

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
+from anydpo.chain import Chain, Terms, chain_of
 from anydpo.dispatch import Dispatch
 from anydpo.errors import AnyDPOError, Invalid, JournalError, ProviderMissing
-from anydpo.fallback import Chain, Terms, chain_of
 from anydpo.fanout import at_once
 from anydpo.home import home
 from anydpo.job import PreferenceJob
@@ -171,7 +171,9 @@ def requests(
         return [one.or_raise() for one in prepare_all(job, places)]
     if isinstance(fallback, str) or len(places) > 1:
         raise Invalid("a fallback is a list of places, after at most one first place", hint='fallback=["a", "b"]')
-    order = [*places, *(name for name in fallback if name not in places)]
+    order = [*places, *fallback]
+    if len(order) == 1:
+        return requests(job, order)
     return [chain_of(job, order, Terms(max_wait=max_wait, on_safety=on_safety)).or_raise()]
 
 

@@ -64,7 +64,7 @@ class AttemptRow:
 class ChoiceRow:
     """One place of a run that may go on elsewhere: what would be sent there, and on which terms.
 
-    `skipped` says why the place is passed over; `terms` are those of `anydpo.fallback.Terms`, with the price here.
+    `skipped` says why the place is passed over; `terms` are those of `anydpo.chain.Terms`, with the price here.
     """
 
     id: str

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from anydpo.adapter import known_files
+from anydpo.chain import Chain
 from anydpo.clock import Reads, SystemClock
 from anydpo.data.dataset import PreferenceDataset
 from anydpo.errors import CapExceeded
-from anydpo.fallback import Chain
 from anydpo.job import PreferenceJob
 from anydpo.outgoing import write_files
 from anydpo.plan import Prepared, prepare_all

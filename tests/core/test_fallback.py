@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import anydpo
+from anydpo.chain import Chain, Terms, chain_of
 from anydpo.dispatch import Dispatch
 from anydpo.errors import (
     AuthFailed,
@@ -22,7 +23,6 @@ from anydpo.errors import (
     RunFailed,
     SafetyRefused,
 )
-from anydpo.fallback import Chain, Terms, chain_of
 from anydpo.home import home
 from anydpo.journal import Journal, journal_of
 from anydpo.result import State

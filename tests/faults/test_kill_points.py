@@ -14,9 +14,9 @@ import pytest
 
 import anydpo_local.provider
 from anydpo import dispatch, fallback, journal, locks, outgoing, plan, sender, watcher
+from anydpo.chain import Chain, Terms, chain_of
 from anydpo.dispatch import Dispatch
 from anydpo.errors import AnyDPOError, OutcomeUnknown
-from anydpo.fallback import Chain, Terms, chain_of
 from anydpo.journal import Journal
 from anydpo.plan import Prepared, prepare
 from anydpo.registry import using

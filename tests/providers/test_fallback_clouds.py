@@ -15,9 +15,9 @@ import pytest
 
 import anydpo
 from anydpo import dispatch, fallback, journal, sender, watcher
+from anydpo.chain import Chain, chain_of
 from anydpo.dispatch import Dispatch
 from anydpo.errors import AnyDPOError
-from anydpo.fallback import Chain, chain_of
 from anydpo.journal import Journal
 from anydpo.result import State
 from anydpo.sandbox import Sandbox, serve

@@ -111,6 +111,9 @@ def show_result(result: Result) -> None:
         ]
         if shown:
             output.out(f"  {what}: {', '.join(shown)}")
+    if len(result.attempts) > 1:
+        went = (f"{each.place} ({each.error.code})" if each.error else each.place for each in result.attempts)
+        output.out(f"  went:  {', then '.join(went)}")
     if result.cost is not None:
         output.out(f"  cost:  {result.cost.amount:.2f} {result.cost.currency} ({result.cost.basis})")
     if result.model.tuned:

@@ -41,7 +41,7 @@ class Lines:
         """Say one event, with a name before it."""
         now = time.monotonic()
         if event.kind == "state" and event.state is not None:
-            output.say(f"{name}{event.state}")
+            output.say(f"{name}{event.state}{f': {event.text}' if event.text else ''}")
         elif event.kind == "metrics" and (now - self._last >= QUIET_SECONDS or event.step == event.total_steps):
             self._last = now
             if said := _sentence(event):
@@ -66,6 +66,8 @@ def _bar(run: Run) -> None:
         stage = ""
         for event in run.watch():
             if event.kind == "state" and event.state is not None:
+                if event.text:
+                    progress.console.print(output.clean(event.text), markup=False)
                 progress.update(task, description=str(event.state))
             elif event.kind == "log" and not stage:
                 progress.update(task, numbers=output.clean(event.text[9:80]))

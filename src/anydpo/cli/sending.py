@@ -13,7 +13,7 @@ from anydpo.cli.following import follow_all, leave, show_results
 from anydpo.cli.options import JSON, Places, takes_job
 
 if TYPE_CHECKING:
-    from anydpo.fallback import Chain
+    from anydpo.chain import Chain
     from anydpo.handle import Run
     from anydpo.plan import Prepared
 
@@ -109,7 +109,7 @@ def run(job: Any, how: Sending, plan: Any = None, as_json: JSON = False) -> None
 
 
 def _send(job: Any, plan: dict[str, Any] | None, how: Sending) -> list[Run]:
-    from anydpo.fallback import Chain
+    from anydpo.chain import Chain
     from anydpo.handle import requests, send
 
     if how.allow_ignored:
@@ -139,8 +139,8 @@ def _consent(requests: list[Prepared | Chain], how: Sending) -> None:
 
     Elsewhere `--yes` must have said so, or a cap where it is money alone.
     """
+    from anydpo.chain import Chain
     from anydpo.dispatch import Dispatch
-    from anydpo.fallback import Chain
     from anydpo.home import home
     from anydpo.journal import journal_of
 
@@ -164,7 +164,7 @@ def _consent(requests: list[Prepared | Chain], how: Sending) -> None:
 
 
 def _paid(requests: list[Prepared | Chain]) -> list[Prepared]:
-    from anydpo.fallback import Chain
+    from anydpo.chain import Chain
     from anydpo.spend import is_free
 
     each = [one for request in requests for one in (request.usable if isinstance(request, Chain) else (request,))]
