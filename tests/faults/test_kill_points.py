@@ -184,16 +184,17 @@ def test_killed_at_every_line_of_a_fallback(scene: str, tmp_path: Path, full: bo
 
     def world(folder: Path) -> tuple[Places, Chain]:
         places = Places(ManualClock(), folder)
+        for service in (places.one, places.two, places.three):
+            service.set(queue=0.0, seconds=0.0)
         places.two.script("create", "quota")
         if scene == "refused":
             places.one.script("create", "capacity")
         elif scene == "failed":
-            places.one.set(ends="failed", code="provider_fault", queue=0.0, seconds=0.0)
+            places.one.set(ends="failed", code="provider_fault")
         else:
             places.one.set(queue=1e12)
-        places.three.set(queue=0.0, seconds=0.0)
         with places.known():
-            return places, chain_of(memory_job(), NAMES, Terms(max_wait=30 if scene == "left" else None))
+            return places, chain_of(memory_job(), NAMES, Terms(max_wait=1 if scene == "left" else None))
 
     def carry_out(folder: Path, places: Places, chain: Chain) -> None:
         """Submit and watch to the end, in a new process each time: all it knows is on the disk."""
@@ -204,7 +205,7 @@ def test_killed_at_every_line_of_a_fallback(scene: str, tmp_path: Path, full: bo
 
     places, chain = world(tmp_path / "0")
     lines = count_lines(lambda: carry_out(tmp_path / "0", places, chain), modules)
-    every = 2 if full else 97
+    every = lines // (500 if full else 10)
     killed = 0
     for last in range(1, lines + 1, every):
         folder = tmp_path / str(last)

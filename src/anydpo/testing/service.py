@@ -21,6 +21,7 @@ Verb: TypeAlias = Literal["stage", "examine", "create", "find", "poll", "cancel"
 # out, an answer without an id. refuse, quota, auth, retired, safety: a clear no. pending, bad_rows: about a file.
 WORDS = ("ok", "lost_reply", "no_answer", "half_reply", "refuse", "quota", "auth", "retired", "safety", "capacity")
 QUEUE_SECONDS, STEPS = 1.0, 4
+_COUNTING = threading.Lock()  # so that of two requests at once each meets a word of its own
 
 
 class Service:
@@ -57,8 +58,9 @@ class Service:
 
     def word(self, verb: Verb, **record: Any) -> str:
         """Record a request and return what it meets."""
-        done = sum(known["verb"] == verb for known in self.records())
-        self._add({"verb": verb, "at": self.clock.now(), **record})
+        with _COUNTING:
+            done = sum(known["verb"] == verb for known in self.records())
+            self._add({"verb": verb, "at": self.clock.now(), **record})
         script = self._scripts().get(verb, [])
         return script[done] if done < len(script) else "ok"
 
