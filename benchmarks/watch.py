@@ -68,18 +68,20 @@ def watched(place: str, runs: int, home: Path, origin: str) -> dict[str, Any]:
             samples.append((handles(), len(gc.get_objects())))
             look()
 
+    samples: list[tuple[int, int]] = []
+    retrieved = 0
+    service = httpx.Client(base_url=origin, timeout=60)
+
     def look() -> None:
         nonlocal retrieved
         log = service.get("/_sandbox/requests").json()
         retrieved += sum(entry["operation"] == "retrieve" for entry in log.get("requests", log))
         service.delete("/_sandbox/requests")
 
-    samples: list[tuple[int, int]] = []
-    service, retrieved = httpx.Client(base_url=origin, timeout=60), 0
     model = {"together": "Qwen/Qwen3-8B", "default": "gpt-4.1-mini-2025-04-14"}
     data = anydpo.load(ROWS)
     clock, polls = Rounds(), 0
-    mine = provider(place)
+    mine: Any = provider(place)
     asked = mine.poll
 
     def poll(*arguments: Any) -> Any:
@@ -87,7 +89,7 @@ def watched(place: str, runs: int, home: Path, origin: str) -> dict[str, Any]:
         polls += 1
         return asked(*arguments)
 
-    mine.poll = poll  # type: ignore[method-assign]
+    mine.poll = poll
     with using(mine):
         at = Dispatch(Journal(home), clock)
         sent = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from anydpo.chain import Chain, Terms, chain_of
 from anydpo.dispatch import Dispatch
@@ -150,8 +150,9 @@ def submit(
     provider's job of that id. Nothing is sent where all of it together may cost more than `max_cost_usd`, or where a
     price is not known, unless that is allowed. Of several places, what goes wrong at one is its run's `error`.
     """
-    request = requests(job, place, fallback, max_wait=how.pop("max_wait", None), on_safety=how.pop("on_safety", False))
-    made = send(request, **how)
+    sending: dict[str, Any] = dict(how)
+    going = {name: sending.pop(name) for name in ("max_wait", "on_safety") if name in sending}
+    made = send(requests(job, place, fallback, **going), **sending)
     return made if isinstance(place, (list, tuple)) else made[0]
 
 

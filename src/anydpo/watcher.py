@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from anydpo.clock import Clock, Reads
+from anydpo.clock import Clock
 from anydpo.compose import compose, not_sent
 from anydpo.errors import WaitedTooLong
 from anydpo.fallback import onward, was_left
@@ -28,7 +28,7 @@ class Wait(NamedTuple):
 class Watcher:
     """Asks providers about the jobs of one journal, and records what they say."""
 
-    def __init__(self, journal: Journal, clock: Clock, reads: Reads) -> None:
+    def __init__(self, journal: Journal, clock: Clock, reads: Callable[[Callable[[], Any]], Any]) -> None:
         self.journal, self.clock, self.reads = journal, clock, reads
 
     def follow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import anydpo
 from anydpo import errors
 from anydpo.adapter import create_of, filled
+from anydpo.plan import Prepared
 from anydpo.result import State
 from anydpo_together import dialect, request
 from tests.providers.clouds import QWEN, Cloud, a_cloud, a_job
@@ -284,13 +286,17 @@ def test_its_own_estimate_is_held_against_the_cap_before_the_create(cloud: Cloud
     assert (run.created, len(cloud.sent()), len(cloud.box.requests("storage", "put"))) == (True, 1, 1)
 
 
+def capped(prepared: Prepared, usd: float) -> Prepared:
+    return replace(prepared, plan=prepared.plan.model_copy(update={"most_usd": usd}))
+
+
 def test_each_stage_is_estimated_and_the_others_count_by_the_list(cloud: Cloud) -> None:
     service: Any = cloud.box.services["together"]
     service._price = lambda given: 4.0
     prepared = cloud.prepared(sft=anydpo.SFT(data="chosen"))
     listed = request.quote(prepared.plan)
     assert listed is not None
-    run = cloud.dispatch.submit(prepared, most_usd=4 + listed.cost.amount).run
+    run = cloud.dispatch.submit(capped(prepared, 4 + listed.cost.amount)).run
     for _ in cloud.dispatch.watch(run):
         pass
     assert [body["training_method"]["method"] for body in cloud.bodies()] == ["sft", "dpo"]
@@ -307,7 +313,7 @@ def test_without_a_cap_nobody_asks_for_an_estimate_and_without_an_estimate_the_l
     assert cloud.sent("estimate") == []
     service: Any = cloud.box.services["together"]
     service._unready = lambda file, word: f"{word}_file_not_validated"
-    cloud.dispatch.submit(cloud.prepared(seed=5), most_usd=1.0)
+    cloud.dispatch.submit(capped(cloud.prepared(seed=5), 1.0))
     assert len(cloud.sent("estimate")) == 1
     assert cloud.made() == 2
 
