@@ -52,10 +52,6 @@ class Task:
     index: int
     workers: int
 
-    def ranges(self) -> range:
-        """Return all ranges of the file."""
-        return range(-(-self.size // self.range))
-
 
 def owner(at: int, workers: int) -> int:
     """Return whose the `at`-th range is: 0 is the parent, the others count from 1."""
@@ -164,7 +160,7 @@ def work(task: Task, out: IO[bytes]) -> None:
     reading = Reading(task.path, Rows(path, task.options), DIALECTS[task.format], task.format, task.options)
     encode = encoders(task.forms)
     with path.open("rb") as file, _sending(out) as send:
-        for at in task.ranges():
+        for at in range(-(-task.size // task.range)):
             if owner(at, task.workers) != task.index:
                 continue
             lines = Lines(file, at, task.range)
