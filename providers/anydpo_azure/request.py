@@ -71,7 +71,6 @@ OPTIONS: dict[str, Rule] = {
     "compute": text(32, r"[a-zA-Z][-a-zA-Z0-9]{1,30}[a-zA-Z0-9]"),
     "instance_type": text(64, r"(?i:standard)_[A-Za-z0-9]+(_[A-Za-z0-9]+)*"),
     "instance_count": number(least=1, whole=True),
-    "processes_per_node": number(least=1, whole=True),
     "environment": environment_name,
     "image": text(512, r"[a-z0-9][\w.\-/:@]*"),
     "datastore": text(255, r"[A-Za-z0-9_]+"),
@@ -263,7 +262,7 @@ def _body(
         "properties": {} if options.get("git") else dict.fromkeys((*GIT, *GIT_BUILD), "not sent"),
         "codeId": f"{where.path}/codes/{payload.name()}/versions/1",
         "environmentId": _environment(where, options),
-        "command": _command(inputs, options.get("processes_per_node")),
+        "command": _command(inputs),
         "environmentVariables": {
             **QUIET,
             **options.get("environment_variables", {}),
@@ -330,11 +329,10 @@ def _output(uri: str) -> dict[str, Any]:
     return {"jobOutputType": "uri_folder", "uri": uri, "mode": "ReadWriteMount"}
 
 
-def _command(inputs: Mapping[str, Any], processes: int | None) -> str:
+def _command(inputs: Mapping[str, Any]) -> str:
     names = {"train": "train_file", "validation": "validation_file", "sft": "sft_file"}
     paths = " ".join(f"--path {names.get(name, name)}=${{{{inputs.{name}}}}}" for name in inputs)
-    count = f" --processes {processes}" if processes else ""
-    return f"python -m anydpo_trainer.azureml --out ${{{{outputs.run}}}}{count} {paths}"
+    return f"python -m anydpo_trainer.azureml --out ${{{{outputs.run}}}} {paths}"
 
 
 def _environment(where: Scope, options: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What an Azure ML command job runs: the trainer on this node, its configuration completed with where things lie.
 
-    python -m anydpo_trainer.azureml --out DIR [--processes N] [--path NAME=PATH]…
+    python -m anydpo_trainer.azureml --out DIR [--path NAME=PATH]…
 
 The configuration is JSON in `ANYDPO_CONFIG`; each `${NAME}` in it becomes the path of that name. On several nodes the
 service names the peers in the environment as `torchrun` does; where a node has several GPUs, `torchrun` starts one
@@ -29,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trainer to its end and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m anydpo_trainer.azureml", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the run's folder, the same on every node")
-    parser.add_argument("--processes", type=int, default=0, help="processes on this node; default: one a GPU")
     parser.add_argument("--path", action="append", default=[], metavar="NAME=PATH", help="what ${NAME} stands for")
     given = parser.parse_args(arguments)
     first = os.environ.get("NODE_RANK", os.environ.get("RANK", "0")) == "0"
@@ -48,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = os.environ.get("RANK", "0")
     written = work / f"config-{rank}.json"
     written.write_text(json.dumps(config, indent=1), "utf-8")
-    command = trainer_command(given.processes or gpus(), os.environ)
+    processes = config.get("processes") or (gpus() if config.get("device") != "cpu" else 1)
+    command = trainer_command(processes, os.environ)
     return _run([*command, "train", str(written), "--out", str(given.out)], given.out / LOG if first else None)
 
 
