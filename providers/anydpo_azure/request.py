@@ -225,7 +225,7 @@ def _config(job: PreferenceJob, data: DataSummary, wishes: Wishes, model: str, s
             has_validation=data.validation_pairs is not None,
             start_from=start,
             chat_template=job.chat_template,
-            in_4bit=job.load_in_4bit,
+            in_4bit=own_trainer.in_4bit(job, wishes, _without_gpu(job.options.get("azure", {}))),
             ours=OPTIONS,
         )
     except JobInvalid as exc:
@@ -238,6 +238,12 @@ def _config(job: PreferenceJob, data: DataSummary, wishes: Wishes, model: str, s
         if config[name] is not None and _is_asset(config[name]):
             config[name] = f"${{{name}}}"
     return config
+
+
+def _without_gpu(options: Mapping[str, Any]) -> str | None:
+    """Return the size that has no NVIDIA GPU, as far as its name says; of a cluster nobody knows it here."""
+    size = str(options.get("instance_type", ""))
+    return size if size and not size.lower().startswith("standard_n") else None
 
 
 def _body(

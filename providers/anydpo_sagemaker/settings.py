@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from anydpo.adapter import Rule, Wishes, is_loopback, number, origin, text, truth
+from anydpo.adapter import Rule, Wishes, is_loopback, number, origin, public, text, truth
 from anydpo.job import PreferenceJob
 from anydpo.own_trainer import EXTRA
 from anydpo.provider import DataSummary, Request
@@ -190,4 +190,4 @@ def uploads(place: Where, data: DataSummary, *, sft: bool = False) -> list[Reque
 
 def create_request(place: Where, body: dict[str, Any]) -> Request:
     """Return the one request that makes a job."""
-    return Request(method="POST", url=f"{place.url}/ (X-Amz-Target: SageMaker.CreateTrainingJob)", body=body)
+    return Request(method="POST", url=f"{public(place.url).rstrip('/')}/ (X-Amz-Target: SageMaker.CreateTrainingJob)", body=body)

@@ -11,7 +11,7 @@ from anydpo.adapter import Wishes
 from anydpo.errors import JobInvalid
 from anydpo.job import PreferenceJob
 from anydpo.own_trainer import FIELDS as TRAINER_FIELDS
-from anydpo.own_trainer import batch_notes, trainer_config
+from anydpo.own_trainer import batch_notes, in_4bit, trainer_config
 from anydpo.provider import DataSummary, Plan, Quote, Request
 from anydpo.result import METRICS, TRAINING_ONLY, Cost
 from anydpo_sagemaker import limits, source
@@ -55,7 +55,7 @@ def plan(job: PreferenceJob, data: DataSummary, place: Where, wishes: Wishes, re
             has_validation=data.validation_pairs is not None,
             start_from=None,
             chat_template=template or job.chat_template,
-            in_4bit=job.load_in_4bit,
+            in_4bit=in_4bit(job, wishes, _without_gpu(options)),
             ours=OPTIONS,
         )
         code = source.archive(template).sha256
@@ -202,6 +202,12 @@ def _machines(job: PreferenceJob, options: Mapping[str, Any], config: Mapping[st
     if several and job.sft is not None and config.get("adapter"):
         message = "several instances have no disk in common, and the adapter of the SFT stage lies on the first"
         wishes.refuse("sft", "no_shared_disk", message, 'instance_count = 1, or adapter = "full"')
+
+
+def _without_gpu(options: Mapping[str, Any]) -> str | None:
+    """Return the first type of instance that has no NVIDIA GPU, by its family."""
+    types = listed(options.get("instance_type", RULES["instance_type"]))
+    return next((name for name in types if not str(name).startswith(("ml.g", "ml.p"))), None)
 
 
 def _warnings(options: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from anydpo.adapter import Wishes
 from anydpo.errors import JobInvalid, Problem
 from anydpo.job import LoRA, PreferenceJob
 from anydpo.provider import Event, Outcome
@@ -69,6 +70,13 @@ def trainer_config(
     if problems:
         raise JobInvalid.of(problems, provider=provider)
     return {key: value for key, value in config.to_dict().items() if key != "cache_dir"}
+
+
+def in_4bit(job: PreferenceJob, wishes: Wishes, without_gpu: str | None) -> bool:
+    """Say whether the base is to be held in 4 bits; `without_gpu` names a machine that cannot do it."""
+    if not job.load_in_4bit or without_gpu is None:
+        return job.load_in_4bit
+    return not wishes.unmet("load_in_4bit", f"4-bit weights need an NVIDIA GPU, and {without_gpu} has none")
 
 
 def batch_notes(job: PreferenceJob, train_pairs: int) -> list[str]:

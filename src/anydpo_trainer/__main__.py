@@ -112,8 +112,9 @@ def _make_models(config: Any) -> None:
     """
     from anydpo_trainer import model as models
 
-    names = (getattr(config, "start_from", None) or config.model, getattr(config, "ref_model", None))
-    for name in names if os.environ.get("LOCAL_RANK", "0") == "0" else ():
+    if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, Generation):
+        return
+    for name in (getattr(config, "start_from", None) or config.model, config.ref_model):
         if name is not None:
             models.folder_of(name, _cache(config), config.seed)
 

@@ -30,7 +30,6 @@ from anydpo_trainer.folder import METRICS, PAIRS
 from anydpo_trainer.loop import Loop, Trainee
 from anydpo_trainer.metrics_file import MetricsFile
 from anydpo_trainer.reference import ReferenceLogps, compute_table, from_table, no_reference, with_every_batch
-from anydpo_trainer.shard import World
 from anydpo_trainer.tokenise import Encoder, Refused, read_rows, sft_rows
 
 log = logging.getLogger("anydpo_trainer")

@@ -79,7 +79,7 @@ def in_a_row() -> Sandbox:
     for port in random.Random().sample(range(20_000, 30_000), 50):
         with contextlib.suppress(Invalid):
             return anydpo.sandbox.serve(trainer="instant", port=port)
-    raise AssertionError("50 times no four free ports in a row")
+    raise AssertionError("50 times no six free ports in a row")
 
 
 def test_ports_follow_one_another() -> None:
@@ -89,8 +89,8 @@ def test_ports_follow_one_another() -> None:
             anydpo.sandbox.serve(port=taken)
     with in_a_row() as box:
         ports = [int(origin.rpartition(":")[2]) for origin in box.origins.values()]
-        assert ports == list(range(ports[0], ports[0] + 4))
-        assert list(box.origins) == ["azure", "openai", "together", "storage"]
+        assert ports == list(range(ports[0], ports[0] + 6))
+        assert list(box.origins) == ["azure", "azureml", "openai", "sagemaker", "together", "storage"]
 
 
 def test_the_example_for_ci_runs() -> None:
