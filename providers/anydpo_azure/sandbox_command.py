@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from anydpo.sandbox.training import METRICS, RESULT, Instant, Look, Task, Training, read_records
 from anydpo_trainer.azureml import CONFIG, LOG
@@ -27,18 +27,14 @@ BASH = "/bin/bash"
 
 
 @dataclass(frozen=True)
-class Command:
-    """One job, its paths on this disk. `stage` and `key` are what every emulator's task has."""
+class Command(Task):
+    """A command job instead of rows: what was asked for, and its paths on this disk."""
 
-    properties: Mapping[str, Any]
-    code: Path
-    paths: Mapping[str, str]  # "inputs.train" → path
-    out: Path
-    log: Path
-    stage: Literal["dpo"] = "dpo"
-    key: str = ""
-    checkpoints: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)  # "inputs.train" → path
+    code: Path = Path()
+    out: Path = Path()
+    log: Path = Path()
 
     @property
     def nodes(self) -> int:
@@ -78,6 +74,7 @@ class Nodes:
         if given is None:
             return None
         config: dict[str, Any] = {**json.loads(given), "model": TINY, "ref_model": None, "device": "cpu"}
+        config["load_in_4bit"] = False
         with open(task.paths["inputs.train"], "rb") as file:  # noqa: PTH123
             pairs = sum(1 for _ in file)
         due = config["max_steps"] or math.ceil(pairs / config["batch_size"]) * config["epochs"]

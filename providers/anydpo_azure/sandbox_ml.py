@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 from anydpo.sandbox.clock import iso
 from anydpo.sandbox.faults import Fault
 from anydpo.sandbox.jobs import Failure, Job
+from anydpo.sandbox.training import Task
 from anydpo.sandbox.wire import Refusal, answer, json_object
 from anydpo.sandbox.world import World
 from anydpo_azure.sandbox_blobs import Blobs
@@ -268,7 +269,7 @@ class AzureMLSandbox:
         if (given.get("distribution") or {}).get("distributionType") not in (None, "PyTorch"):
             raise Refusal(400, "The distribution is unknown.", "UserError")
 
-    def _task(self, name: str, given: Mapping[str, Any]) -> Any:
+    def _task(self, name: str, given: Mapping[str, Any]) -> Task | Failure:
         """Return what to run, or why it cannot: an input that is not there fails the job, as at the service."""
         paths: dict[str, str] = {}
         for kind in ("inputs", "outputs"):
@@ -280,7 +281,7 @@ class AzureMLSandbox:
                     return Failure("DataNotFound", f"The input {key} was not found: {uri}")
         out = Path(paths.get("outputs.run") or self.world.place(self.name, "out", name))
         code = self.blobs.folder_of(str(self.assets.get(str(given.get("codeId")), {}).get("codeUri", "")))
-        return Command(given, code, paths, out, self._log(name), key=name)
+        return Command("dpo", [], [], properties=given, paths=paths, code=code, out=out, log=self._log(name))
 
     def _path_of(self, uri: str) -> Path:
         return self.blobs.path(CONTAINER, uri.partition("/paths/")[2])

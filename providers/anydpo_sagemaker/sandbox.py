@@ -274,7 +274,7 @@ class SageMakerSandbox:
     def _task(self, job: Job) -> Task | Failure:
         """Return what to train; a file that cannot be read fails the job, as the service has it."""
         if "ServerlessJobConfig" in job.request:
-            return self._served(job.request)
+            return self._served(job)
         given = {name: json.loads(text) for name, text in job.request["HyperParameters"].items() if _is_json(text)}
         rows = self._lines(job.request, "train")
         size = given.get("batch_size", 16)
@@ -299,7 +299,8 @@ class SageMakerSandbox:
             tell=lambda what: job.note(self.world.clock.now(), what),
         )
 
-    def _served(self, given: Mapping[str, Any]) -> Task | Failure:
+    def _served(self, job: Job) -> Task | Failure:
+        given = job.request
         try:
             rows, held = self._lines(given, "train"), self._lines(given, "validation")
         except LineError as exc:
@@ -308,9 +309,11 @@ class SageMakerSandbox:
         size = int(chosen.get("global_batch_size", 16))
         epochs = int(chosen.get("max_epochs", 3))
         lora = given["ServerlessJobConfig"].get("Peft") == "LORA"
+        used = rows[: self.world.steps * size]
+        job.facts["tokens"] = sum(len(json.dumps(row)) for row in used) // 4
         return Task(
             stage="dpo",
-            rows=rows[: self.world.steps * size],
+            rows=used,
             validation=held,
             method={"beta": float(chosen.get("adam_beta", OWN_BETA)), "loss_type": ["sigmoid"]},
             adapter={"r": min(16, int(chosen.get("lora_rank", 16)))} if lora else None,

@@ -137,6 +137,7 @@ class Machines:
         given = dict(self._task.request.get("HyperParameters") or {})
         if json.loads(given.get("model", '""')) not in KNOWN:
             given["model"] = json.dumps(TINY)
+        given.pop("load_in_4bit", None)  # that needs a GPU
         if self._task.steps:
             given["max_steps"] = json.dumps(self._task.steps)
         return given

@@ -118,7 +118,7 @@ class Shown:
         if job.state == "succeeded":
             group = job.request["ModelPackageConfig"]["ModelPackageGroupArn"].rpartition("/")[2]
             body["OutputModelPackageArn"] = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package/{group}/1"
-            body["BillableTokenCount"] = sum(len(json.dumps(row)) for row in job.task.rows) // 4 if job.task else 0
+            body["BillableTokenCount"] = job.facts.get("tokens", 0)
             if "/Model/nova-" not in job.request["ServerlessJobConfig"]["BaseModelArn"]:
                 out = job.request["OutputDataConfig"]["S3OutputPath"].rstrip("/")
                 body["ModelArtifacts"] = {"S3ModelArtifacts": f"{out}/{job.id}/output/model.tar.gz"}
