@@ -190,4 +190,6 @@ def uploads(place: Where, data: DataSummary, *, sft: bool = False) -> list[Reque
 
 def create_request(place: Where, body: dict[str, Any]) -> Request:
     """Return the one request that makes a job."""
-    return Request(method="POST", url=f"{public(place.url).rstrip('/')}/ (X-Amz-Target: SageMaker.CreateTrainingJob)", body=body)
+    return Request(
+        method="POST", url=f"{public(place.url).rstrip('/')}/ (X-Amz-Target: SageMaker.CreateTrainingJob)", body=body
+    )
