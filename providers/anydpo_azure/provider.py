@@ -94,9 +94,10 @@ class AzureProvider:
 
     def find(self, key: str) -> JobRef | None:
         """Return the job of this key, looked for by each route that is set up; where none is, that is an error."""
-        if self._has_workspace and (mine := command.find(self._workspace(scope.current()), key)) is not None:
-            return mine
-        return self._managed.find(key) if self._has_managed or not self._has_workspace else None
+        if scope.settings() and not self._has_managed:
+            return command.find(self._workspace(scope.current()), key)  # says what is missing of the three
+        mine = command.find(self._workspace(scope.current()), key) if self._has_workspace else None
+        return mine or self._managed.find(key)
 
     def found(self) -> tuple[tuple[str, JobRef], ...]:
         """Return (key, job) of every job that carries one of our keys."""

@@ -54,7 +54,8 @@ def test_a_command_sees_dummies_and_reaches_the_sandbox_alone() -> None:
     found = json.loads(done.stdout)
     assert found["own"] == 401  # reached, without a key
     assert (found["https"], found["http"]) == ("ProxyError", "ConnectError")  # https meets the emulator of Azure ML
-    assert found["env"] == {**dict.fromkeys(names), "OPENAI_API_KEY": "sk-sandbox", "TOGETHER_API_KEY": "tgp-sandbox"}
+    ours = {"OPENAI_API_KEY": "sk-sandbox", "TOGETHER_API_KEY": "tgp-sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+    assert found["env"] == {**dict.fromkeys(names), **ours}
     assert secret not in done.stdout + done.stderr
 
 
