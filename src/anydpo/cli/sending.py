@@ -43,6 +43,7 @@ MaxWait = Annotated[
 OnSafety = Annotated[
     bool, typer.Option("--fallback-on-safety", help="Go on also where a safety screening has refused.")
 ]
+Eula = Annotated[bool, typer.Option("--accept-eula", help="Accept the licence of a model, where a place asks for it.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Watch in the background, taking the steps that are due.")]
 
 
@@ -61,6 +62,7 @@ class Sending:
     yes: Yes = False
     max_cost_usd: Cap = None
     allow_unknown_price: AnyPrice = False
+    accept_eula: Eula = False
     detach: Detach = False
 
 
@@ -120,6 +122,8 @@ def _send(job: Any, plan: dict[str, Any] | None, how: Sending) -> list[Run]:
         raise _usage("--adopt takes one job, and there are several places", "-p PLACE")
     if not fallback and (how.max_wait is not None or how.on_safety):
         raise _usage("there is no place to go on with", "--fallback PLACE,…")
+    if how.accept_eula:
+        job = _accepted(job, [*places, *fallback])
     ready = requests(job, places, fallback, max_wait=how.max_wait, on_safety=how.on_safety)
     if plan is not None:
         _hold_to_plan([one.usable[0] if isinstance(one, Chain) else one for one in ready], plan)
@@ -132,6 +136,19 @@ def _send(job: Any, plan: dict[str, Any] | None, how: Sending) -> list[Run]:
         max_cost_usd=how.max_cost_usd,
         allow_unknown_price=how.allow_unknown_price,
     )
+
+
+def _accepted(job: Any, places: list[str]) -> Any:
+    """Return the job with every licence that these places ask about accepted, as the user said on this call."""
+    from anydpo.plan import prepare_all
+
+    for made in prepare_all(job, places):
+        for problem in made.plan.problems:
+            if problem.code == "eula_not_accepted":
+                _, provider, name = problem.field.split(".")  # options.PROVIDER.NAME
+                options = {**job.options, provider: {**made.job.options.get(provider, {}), name: True}}
+                job = job.replace(options=options)
+    return job
 
 
 def _consent(requests: list[Prepared | Chain], how: Sending) -> None:
