@@ -23,6 +23,7 @@ from anydpo.adapter import (
     public,
     refusal,
 )
+from anydpo.clock import part
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -184,8 +185,8 @@ class OpenAIProvider:
     def result(self, ref: JobRef) -> Outcome:
         """Return what is known of the job: its own words, its results file or events, its checkpoints."""
         job = self._job(ref)
+        rows = [row for name in job.get("result_files") or () for row in self._rows(name)]
         with self._speaking():
-            rows = [row for name in job.get("result_files") or () for row in self._rows(name)]
             checkpoints = [c.to_dict(warnings=False) for c in self._client.fine_tuning.jobs.checkpoints.list(ref.id)]
         if not rows:
             told = dialect.events(self._events_since(ref, ""), self.service)
@@ -302,8 +303,11 @@ class OpenAIProvider:
             raise
 
     def _job(self, ref: JobRef) -> dict[str, Any]:
-        with self._speaking():
-            found: dict[str, Any] = self._client.fine_tuning.jobs.retrieve(ref.id).to_dict(warnings=False)
+        def retrieve() -> dict[str, Any]:
+            with self._speaking():
+                return self._client.fine_tuning.jobs.retrieve(ref.id).to_dict(warnings=False)
+
+        found = part(f"job {ref.id}", retrieve)
         if not found.get("id"):
             raise Unavailable("the answer names no job", provider=self.name)
         return found
@@ -322,7 +326,11 @@ class OpenAIProvider:
         return made
 
     def _rows(self, file: str) -> list[dict[str, Any]]:
-        return dialect.rows_of(self._client.files.content(file).read(), self.service)
+        def content() -> bytes:
+            with self._speaking():
+                return self._client.files.content(file).read()
+
+        return dialect.rows_of(part(f"file {file}", content), self.service)
 
     def _ask(self, ref: JobRef, verb: str) -> None:
         try:

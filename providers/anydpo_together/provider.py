@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -26,6 +26,7 @@ from anydpo.adapter import (
     refusal,
 )
 from anydpo.archive import new_folder, unpack
+from anydpo.clock import part
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -53,10 +54,11 @@ from anydpo.provider import (
     upload_progress,
 )
 from anydpo.result import Artifact, Cost, State
+from anydpo.secrets import Secret
 from anydpo_together import dialect, request
 
 if TYPE_CHECKING:
-    from together import Together
+    from together import BaseModel, Together
     from together.types import FileResponse
 
 URL = "https://api.together.ai"
@@ -118,8 +120,8 @@ class TogetherProvider:
         if others and beside is None:
             return None
         amount, tokens, notes = float(said["estimated_total_price"]), 0, list[str]()
-        for part in ("train", "eval"):
-            tokens += int(said.get(f"estimated_{part}_token_count") or 0)
+        for which in ("train", "eval"):
+            tokens += int(said.get(f"estimated_{which}_token_count") or 0)
         if not said.get("allowed_to_proceed", True):
             notes.append(f"above the account's limit of {said.get('user_limit')}")
         if beside is not None:
@@ -253,7 +255,7 @@ class TogetherProvider:
         return Together(base_url=self._url(), max_retries=0)
 
     def _secret_values(self) -> dict[str, str]:
-        return {name: os.environ.get(variable, "") for name, variable in request.SECRETS.items()}
+        return {name: Secret(os.environ.get(variable, "")) for name, variable in request.SECRETS.items()}
 
     @contextmanager
     def _speaking(self, *, creating: bool = False) -> Iterator[None]:
@@ -325,10 +327,10 @@ class TogetherProvider:
         following: str | None = ref.id
         while following is not None and len(jobs) <= MOST_RESTARTS:
             tuning = self._client.fine_tuning
-            with self._speaking():  # the job before its log, so that an end comes with all that led to it
-                job = cast("dict[str, Any]", tuning.retrieve(following).to_dict(warnings=False))
-                said = tuning.list_events(following).to_dict(warnings=False)
-                measured = tuning.list_metrics(following).to_dict(warnings=False)
+            # The job before its log, so that an end comes with all that led to it
+            job = self._part("job", tuning.retrieve, following)
+            said = self._part("events", tuning.list_events, following)
+            measured = self._part("metrics", tuning.list_metrics, following)
             if not job.get("id"):
                 raise Unavailable("the answer names no job", provider=self.name)
             own = sorted(cast("list[dict[str, Any]]", said.get("data") or []), key=lambda e: str(e.get("created_at")))
@@ -337,6 +339,15 @@ class TogetherProvider:
             points += cast("list[dict[str, Any]]", measured.get("metrics") or [])
             following = dialect.successor(own, [each["id"] for each in jobs])
         return jobs, log, points
+
+    def _part(self, what: str, ask: Callable[[str], BaseModel], job: str) -> dict[str, Any]:
+        """Return what the service says of a job in one of its answers."""
+
+        def told() -> dict[str, Any]:
+            with self._speaking():
+                return cast("dict[str, Any]", ask(job).to_dict(warnings=False))
+
+        return part(f"{what} {job}", told)
 
     def _download(self, asked: Mapping[str, Any], target: Path) -> None:
         """Bring an archive to disk and check its size and its hash, where the service names them.

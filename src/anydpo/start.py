@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from anydpo.clock import SystemClock
+from anydpo.clock import Reads, SystemClock
 from anydpo.errors import AnyDPOError, Problem
 from anydpo.home import home
 from anydpo.journal import NAME, Journal, JournalUnknown, journal_of
@@ -77,8 +77,9 @@ def _parted(given: str) -> tuple[str, int | None]:
 
 
 def _seen(journal: Journal, attempt: AttemptRow) -> AttemptRow:
+    clock = SystemClock()
     try:
-        Watcher(journal, SystemClock(), lambda ask: ask()).refresh(attempt)
+        Watcher(journal, clock, Reads(clock, budget=0)).refresh(attempt)
     except AnyDPOError:
         return attempt  # what is known of it stays
     return journal.attempt(attempt.id)

@@ -91,7 +91,8 @@ def show_results(results: Sequence[Result], *, as_json: bool) -> None:
 def show_result(result: Result) -> None:
     """Print a result for people."""
     name = f" {result.name}" if result.name else ""
-    output.out(f"run {result.run}{name} on {result.place}: {result.state}")
+    rehearsed = ", a rehearsal: nothing was paid" if result.sandbox else ""
+    output.out(f"run {result.run}{name} on {result.place}: {result.state}{rehearsed}")
     if result.error is not None:
         output.out(f"  error: {result.error.message}")
         if result.error.hint:

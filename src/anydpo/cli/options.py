@@ -62,7 +62,7 @@ def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
     wanted = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "job"]
     own = [p for p in wanted if p.name != "plan"]
     takes_plan = len(own) < len(wanted)
-    groups = {p.name: p.annotation for p in own if dataclasses.is_dataclass(p.annotation)}
+    groups = {p.name: p.annotation for p in own if _is_group(p)}
 
     @functools.wraps(command)
     def with_flags(**given: Any) -> Any:
@@ -80,9 +80,13 @@ def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_flags
 
 
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
+
+
 def _each_flag(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
     for parameter in parameters:
-        if dataclasses.is_dataclass(parameter.annotation):
+        if _is_group(parameter):
             yield from inspect.signature(parameter.annotation, eval_str=True).parameters.values()
         else:
             yield parameter
