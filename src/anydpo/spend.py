@@ -48,7 +48,7 @@ def estimate_of(prepared: Prepared) -> Quote | None:
 
 def price_of(prepared: Prepared) -> Quote | None:
     """Return the price of one planned job, its tokens counted; nothing is billed in a rehearsal."""
-    asked = Reads(SystemClock())(lambda: prepared.provider.quote(prepared.counted))
+    asked = _real_price(prepared)
     if not is_free(prepared):
         return asked
     cost = Cost(amount=0.0, basis="nothing is billed here")
@@ -56,6 +56,11 @@ def price_of(prepared: Prepared) -> Quote | None:
         return Quote(cost=cost)
     real = f"it would be {asked.cost.amount:.2f} {asked.cost.currency} ({asked.cost.basis})"
     return asked.model_copy(update={"cost": cost, "assumptions": (real, *asked.assumptions)})
+
+
+def _real_price(prepared: Prepared) -> Quote | None:
+    """Return what the job would cost where it is billed: a rehearsal is held to a cap as the real thing is."""
+    return Reads(SystemClock())(lambda: prepared.provider.quote(prepared.counted))
 
 
 def _characters(pairs: PreferenceDataset) -> float:
@@ -81,14 +86,14 @@ def within(
     """
     if cap_usd is None:
         return list(requests)
-    hourly = [at for at, one in enumerate(requests) if isinstance(one, Prepared) and _by_the_hour(one)]
+    hourly = [at for at, one in enumerate(requests) if isinstance(one, Prepared) and _limited(one, cap_usd) is not one]
     price = partial(_price_under, cap_usd, allow_unknown_price=allow_unknown_price)
     left = cap_usd - sum(price(one) for at, one in enumerate(requests) if at not in hourly)
     share = max(0.0, left) / max(1, len(hourly))
     made = [_chain_under(one, cap_usd) if isinstance(one, Chain) else _limited(one, share) for one in requests]
     prices = [price(one) for one in made]
     total = sum(prices)
-    if total > cap_usd:
+    if round(total, 4) > cap_usd:
         raise CapExceeded(
             f"this would cost about {total:.2f} USD, above the cap of {cap_usd:g} USD; nothing was sent",
             hint=DEAR,
@@ -130,25 +135,25 @@ def _price_under(cap_usd: float, request: Prepared | Chain, *, allow_unknown_pri
 
 def _chain_under(chain: Chain, cap_usd: float) -> Chain:
     prepared = tuple(_limited(one, cap_usd) if one in chain.usable else one for one in chain.prepared)
-    quotes = [price_of(one) if one in chain.usable else None for one in prepared]
-    prices = tuple(quote.cost.amount if quote is not None else None for quote in quotes)
+    prices = tuple(_in_usd(one, cap_usd, allow_unknown_price=True) if one in chain.usable else None for one in prepared)
     return replace(chain, prepared=prepared, terms=replace(chain.terms, max_cost_usd=cap_usd), prices=prices)
 
 
-def _by_the_hour(prepared: Prepared) -> bool:
-    return isinstance(prepared.provider, LimitsTime) and not is_free(prepared)
-
-
-def _limited(prepared: Prepared, cap_usd: float) -> Prepared:
+def _limited(prepared: Prepared, usd: float) -> Prepared:
+    """Return a job as it is stopped before it has cost so much; the same one where nothing has to change."""
     place = prepared.provider
-    if not isinstance(place, LimitsTime) or is_free(prepared):
+    if not isinstance(place, LimitsTime):
         return prepared
-    return replace(prepared, plan=place.limited(prepared.plan, cap_usd))
+    plan = place.limited(prepared.plan, usd)
+    return prepared if plan is prepared.plan else replace(prepared, plan=plan)
 
 
 def _in_usd(prepared: Prepared, cap_usd: float, *, allow_unknown_price: bool) -> float:
     """Return the price of one job for the cap: 0 for one that is not known and may be sent all the same."""
-    price = price_of(prepared)
+    _, route = split_place(prepared.plan.place)
+    if prepared.provider.capabilities[route or ""].free:
+        return 0.0
+    price = _real_price(prepared)
     if price is None:
         if allow_unknown_price:
             return 0.0
