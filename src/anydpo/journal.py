@@ -131,8 +131,11 @@ class Journal:
                 self._update("run", run, {"group_id": group})
 
     def add_attempt(self, row: AttemptRow) -> None:
-        """Record an attempt that is intended, before anything of it is sent."""
+        """Record an attempt that is intended, before anything of it is sent; the run is where its latest attempt is."""
         with self._transaction():
+            (run,) = self._ask("SELECT place FROM run WHERE id = ?", (row.run,))
+            if run["place"] != row.place:
+                self._update("run", row.run, {"place": row.place})
             self._insert("attempt", {name: _column(getattr(row, name)) for name in COLUMNS["attempt"]})
             self._note(row.id, row.phase, row.created)
 

@@ -66,6 +66,7 @@ def test_a_place_that_says_no_is_followed_by_the_next(at: Dispatch, places: Plac
     list(at.watch(sent.run))
     result = at.result(sent.run)
     assert (result.state, result.place) == (State.SUCCEEDED, "two")
+    assert at.journal.run(sent.run).place == "two"
     assert [attempt.place for attempt in result.attempts] == ["one", "two"]
     assert result.attempts[0].error is not None
     assert result.attempts[0].error.message == f"the service says: {word}"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,7 +22,7 @@ from anydpo.journal import journal_of
 from anydpo.result import State
 from anydpo.testing.clock import ManualClock
 from anydpo.testing.service import Service
-from tests.conformance.helpers import Shell, memory_job
+from tests.conformance.helpers import HEEDS_CTRL_C, Shell, memory_job
 from tests.core.places import NAMES, Places
 from tests.core.test_exit_codes import document, shell  # noqa: F401 - a fixture
 
@@ -126,6 +132,28 @@ def test_watch_of_several_prints_lines_of_json(shell: Shell) -> None:  # noqa: F
     assert len({run["group"] for run in listed}) == 1
     told = shell("watch", *runs)
     assert all(f"{run} succeeded" in told.stderr for run in runs)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal: run it on Linux or macOS")
+def test_a_terminal_shows_one_table_and_ctrl_c_leaves_all_of_them_running(shell: Shell) -> None:  # noqa: F811
+    shell.service.set(seconds=1e6)
+    runs = [run["run"] for run in document("submit", shell("submit", *BOTH).stdout)["runs"]]
+    ours, theirs = pty.openpty()
+    environment = {**shell.environment, "COLUMNS": "120", "TERM": "xterm"}
+    command = [sys.executable, "-c", HEEDS_CTRL_C, "watch", *runs]
+    with subprocess.Popen(command, cwd=shell.folder, env=environment, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while shown.count(b"running") < 2 or any(run.encode() not in shown for run in runs):
+            shown += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # the terminal is gone when the process is
+            while more := os.read(ours, 4096):
+                shown += more
+    os.close(ours)
+    assert process.returncode == 130
+    assert f"come back: anydpo watch {' '.join(runs)}".encode() in shown
+    assert {str(shell.service.state(job["id"])) for job in shell.service.jobs()} == {"running"}
 
 
 def test_fallback_on_the_command_line(shell: Shell) -> None:  # noqa: F811

@@ -128,14 +128,19 @@ def _send(job: Any, plan: dict[str, Any] | None, how: Sending) -> list[Run]:
     if plan is not None:
         _hold_to_plan([one.usable[0] if isinstance(one, Chain) else one for one in ready], plan)
     _consent(ready, how)
-    return send(
-        ready,
-        again=how.again,
-        resubmit=how.resubmit,
-        adopt=how.adopt,
-        max_cost_usd=how.max_cost_usd,
-        allow_unknown_price=how.allow_unknown_price,
-    )
+    try:
+        return send(
+            ready,
+            again=how.again,
+            resubmit=how.resubmit,
+            adopt=how.adopt,
+            max_cost_usd=how.max_cost_usd,
+            allow_unknown_price=how.allow_unknown_price,
+        )
+    except KeyboardInterrupt:
+        names = " ".join(one.run_id for one in ready)
+        output.say(f"\ninterrupted; what was sent is known here: anydpo watch {names}    stop: anydpo cancel RUN")
+        raise
 
 
 def _accepted(job: Any, places: list[str]) -> Any:
