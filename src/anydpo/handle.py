@@ -17,7 +17,7 @@ from anydpo.journal import journal_of
 from anydpo.plan import Prepared, prepare_all
 from anydpo.provider import CanSample, Event
 from anydpo.result import Artifact, Attempt, Result, Sample, State
-from anydpo.spend import within
+from anydpo.spend import hold_to
 
 
 class How(TypedDict, total=False):
@@ -193,7 +193,7 @@ def send(
     """
     dispatch = Dispatch(journal_of(home()))
     new = [one for one in prepared if adopt is None and dispatch.would_send(one, again=again, resubmit=resubmit)]
-    capped = dict(zip(map(id, new), within(max_cost_usd, new, allow_unknown_price=allow_unknown_price), strict=True))
+    capped = dict(zip(map(id, new), hold_to(max_cost_usd, new, allow_unknown_price=allow_unknown_price), strict=True))
     ready = [capped.get(id(one), one) for one in prepared]
 
     def one_of(request: Prepared | Chain) -> Run:

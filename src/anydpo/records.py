@@ -102,9 +102,9 @@ def run_row(row: sqlite3.Row) -> RunRow:
 
 def choice_row(row: sqlite3.Row) -> ChoiceRow:
     """Return a choice as the journal has it."""
-    parsed = {name: json.loads(row[name]) for name in ("plan", "files", "terms")}
-    skipped = json.loads(row["skipped"]) if row["skipped"] else None
-    return ChoiceRow(**{name: row[name] for name in COLUMNS["choice"]} | parsed | {"skipped": skipped})
+    values: dict[str, Any] = {name: row[name] for name in COLUMNS["choice"]}
+    values |= {name: json.loads(row[name]) for name in ("plan", "files", "terms")}
+    return ChoiceRow(**{**values, "skipped": json.loads(row["skipped"]) if row["skipped"] else None})
 
 
 def attempt_row(row: sqlite3.Row) -> AttemptRow:

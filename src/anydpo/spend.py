@@ -75,10 +75,10 @@ def is_free(prepared: Prepared) -> bool:
     return prepared.plan.sandbox or prepared.provider.capabilities[route or ""].free
 
 
-def within(
+def hold_to(
     cap_usd: float | None, requests: Sequence[Prepared | Chain], *, allow_unknown_price: bool = False
 ) -> list[Prepared | Chain]:
-    """Return the requests as they may be sent under a cap on all of them together.
+    """Hold requests to a cap on all of them together, and return them as they may then be sent.
 
     On hourly routes what the others leave of the cap becomes the run-time limit sent with the job. A request with a
     fallback is paid at one of its places, the dearest counts; it keeps its prices, so that what was billed at one

@@ -18,7 +18,7 @@ from anydpo.provider import Plan, Quote
 from anydpo.registry import using
 from anydpo.result import Cost
 from anydpo.sandbox import Sandbox, serve
-from anydpo.spend import within
+from anydpo.spend import hold_to
 from anydpo.testing.memory import MemoryProvider
 from tests.conformance.helpers import memory_job
 
@@ -142,19 +142,19 @@ def test_on_hourly_routes_the_cap_becomes_a_limit_that_is_sent_with_the_job() ->
     with using(Hourly(), MemoryProvider()):
         machine = prepare(memory_job(), "hourly")
         tokens = prepare(memory_job(), "memory")  # 0.008 dollars
-        (alone,) = within(3.0, [machine])
+        (alone,) = hold_to(3.0, [machine])
         assert isinstance(alone, Prepared)
         assert alone.plan.filled["limit"] == "1800"
-        first, second, third = within(3.008, [machine, tokens, replace(machine)])
+        first, second, third = hold_to(3.008, [machine, tokens, replace(machine)])
         assert isinstance(first, Prepared)
         assert isinstance(second, Prepared)
         assert isinstance(third, Prepared)
         assert (first.plan.filled["limit"], third.plan.filled["limit"]) == ("900", "900")  # what is left, in halves
         assert second is not tokens
         assert second.plan.filled == tokens.plan.filled
-        assert within(None, [machine]) == [machine]
+        assert hold_to(None, [machine]) == [machine]
         with pytest.raises(CapExceeded):
-            within(0.001, [tokens, machine])
+            hold_to(0.001, [tokens, machine])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_on_hourly_routes_the_cap_becomes_a_limit_that_is_sent_with_the_job() ->
 def test_machines_of_the_clouds_are_limited(place: str, options: dict[str, Any], where: Any) -> None:
     """Two machines at 6 dollars an hour: 3 dollars are 15 minutes."""
     prepared = prepare(tone(model="tiny", options=options), place)
-    (limited,) = within(3.0, [prepared])
+    (limited,) = hold_to(3.0, [prepared])
     assert isinstance(limited, Prepared)
     assert where(limited.plan.requests[-1].body) in (900, "P15M", "PT15M")
     assert "the cap of 3.00 USD ends the job after 900 s" in limited.plan.warnings
