@@ -390,6 +390,7 @@ def carry_out(cloud: Cloud, seed: int) -> str:
     return run
 
 
+@pytest.mark.timeout(3600)  # at full count, on a busy machine
 def test_many_jobs_in_a_storm_are_each_made_once_and_never_asked_earlier_than_told(
     cloud: Cloud, full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,13 +437,19 @@ def test_many_jobs_in_a_storm_are_each_made_once_and_never_asked_earlier_than_to
 
 
 def fair_weather(place: str, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> int:
-    """Return how many reads so many jobs take where nothing goes wrong."""
-    reads = 0
+    """Return how many reads so many jobs take where nothing goes wrong: every job after the first, the same number.
+
+    Where a list is not filtered (Azure), further pages of it are no part of the ideal: they count against us.
+    """
+    reads: list[int] = []
     for calm in a_cloud(place, folder, monkeypatch):
-        for seed in range(count):
+        for seed in range(3):
             carry_out(calm, seed)
-        reads = sum(entry["operation"] not in WRITES for entry in calm.box.requests())
-    return reads
+            reads.append(sum(entry["operation"] not in WRITES for entry in calm.box.requests()))
+            calm.box.world.requests.clear()
+    first, second, third = reads
+    assert second == third
+    return first + (count - 1) * second
 
 
 def test_one_file_of_real_preferences_goes_everywhere(cloud: Cloud, hh: Path, tmp_path: Path) -> None:
