@@ -98,7 +98,7 @@ class Dispatch:
         for one in prepared:
             with self.journal.acting(one.run_id):
                 self._record_request(one)
-        self.journal.join(runs, group_id(runs), kind, self.clock.now(), {"runs": runs})
+        self.journal.keep_group(group_id(runs), kind, self.clock.now(), {"runs": runs}, runs)
 
     def attempts(self, run: str) -> tuple[Attempt, ...]:
         """Return every try of a run so far, and the places that were passed over, without asking anyone."""

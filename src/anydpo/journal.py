@@ -64,6 +64,8 @@ MIGRATIONS = (
     """,
     """
     ALTER TABLE "group" ADD COLUMN sum TEXT NOT NULL DEFAULT '';
+    """,
+    """
     CREATE TABLE choice (
         id TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES run (id), at INTEGER NOT NULL, place TEXT NOT NULL,
         fingerprint TEXT NOT NULL, plan TEXT NOT NULL, files TEXT NOT NULL, terms TEXT NOT NULL, skipped TEXT,
@@ -121,14 +123,6 @@ class Journal:
         with self._transaction():
             for choice, said in zip(self.choices(run), terms, strict=True):
                 self._update("choice", choice.id, {"terms": said})
-
-    def join(self, runs: Sequence[str], group: str, kind: str, at: float, request: dict[str, Any]) -> None:
-        """Record that runs were asked for together."""
-        with self._transaction():
-            if not self._ask('SELECT id FROM "group" WHERE id = ?', (group,)):
-                self._insert("group", {"id": group, "kind": kind, "created": at, "request": _text(request)})
-            for run in runs:
-                self._update("run", run, {"group_id": group})
 
     def add_attempt(self, row: AttemptRow) -> None:
         """Record an attempt that is intended, before anything of it is sent; the run is where its latest attempt is."""
@@ -209,6 +203,16 @@ class Journal:
         """Return the attempts that were given this key."""
         rows = self._ask("SELECT * FROM attempt WHERE key = ? ORDER BY rowid", (key,))
         return [attempt_row(self._checked("attempt", row)) for row in rows]
+
+    def keep_group(self, id: str, kind: str, at: float, request: dict[str, Any], runs: Sequence[str] = ()) -> None:  # noqa: A002
+        """Record a group, or what is known of it by now, and which runs belong to it."""
+        with self._transaction():
+            if self._ask('SELECT id FROM "group" WHERE id = ?', (id,)):
+                self._update("group", id, {"request": request})
+            else:
+                self._insert("group", {"id": id, "kind": kind, "created": at, "request": _text(request)})
+            for run in runs:
+                self._update("run", run, {"group_id": id})
 
     def forget(self, run: str) -> None:
         """Remove a run that `doctor --rebuild` had found without its job, once the job itself is known."""
