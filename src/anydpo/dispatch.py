@@ -16,6 +16,7 @@ from anydpo.clock import Clock, Reads, SystemClock
 from anydpo.errors import AnyDPOError, OutcomeUnknown, RunFailed, Unavailable
 from anydpo.identity import attempt_key
 from anydpo.journal import Journal
+from anydpo.measured import with_measurements
 from anydpo.outgoing import explain, write_files
 from anydpo.plan import Prepared
 from anydpo.provider import CanResume, ChecksFiles, DataFile, Event, JobRef, Outcome, Plan, Provider, Staged
@@ -118,7 +119,7 @@ class Dispatch:
 
     def result(self, run: str) -> Result:
         """Return what is known of a run now; a failed or unfinished run has a result too."""
-        return self._watcher.result(run)
+        return with_measurements(self._watcher.result(run), self.journal.home)
 
     def advance(self, run: str) -> bool:
         """Take the steps of a run that are due, unless another process is at it; say whether any was taken."""
@@ -411,6 +412,7 @@ class Dispatch:
     def _row(self, prepared: Prepared) -> RunRow:
         data = {
             "fingerprint": prepared.train.fingerprint,
+            "validation_fingerprint": prepared.validation.fingerprint if prepared.validation is not None else None,
             "train_pairs": len(prepared.train),
             "validation_pairs": len(prepared.validation) if prepared.validation is not None else None,
             "skipped": prepared.train.skipped,

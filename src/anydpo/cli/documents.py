@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from anydpo.compare import Compared
 from anydpo.errors import Problem
+from anydpo.evaluate import Measured
 from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
 from anydpo.result import Artifact, Part, Result, Sample, State
 
@@ -302,6 +304,8 @@ DOCUMENTS: dict[str, type[Part]] = {
     "cancel": Cancelled,
     "fetch": Fetched,
     "sample": Sampled,
+    "evaluate": Measured,
+    "compare": Compared,
     "providers": Places,
     "doctor": Diagnosed,
     "sandbox": Rehearsal,
