@@ -76,9 +76,7 @@ class Judge:
 
     def is_free(self, results: Sequence[Result]) -> bool:
         """Say whether nothing is billed: the judge runs on this machine, and so does whatever writes."""
-        writers = [self._writer] if self.writer else []
-        here = all(one.on_this_machine for one in [self.endpoint, *writers])
-        return here and all(one.sandbox or self.writer is not None or _bills_nothing(one) for one in results)
+        return self.endpoint.on_this_machine and all(self._writes_free(one) for one in results)
 
     def cost(self, pairs: PreferenceDataset, runs: int) -> float | None:
         """Return US dollars that the judge may cost at most, None where its price was not said."""
@@ -163,9 +161,9 @@ class Judge:
         from anydpo.registry import provider, split_place
 
         place = provider(split_place(result.place)[0])
-        if self.writer is not None and result.model.tuned:
-            return self._served(result.model.tuned, asked)
         if not isinstance(place, CanSample):
+            if self.writer is not None and result.model.tuned:
+                return self._served(result.model.tuned, asked)
             raise ProviderRefused(
                 f"{result.place} writes no completions by itself",
                 provider=place.name,
@@ -186,6 +184,16 @@ class Judge:
         with Chat(self._writer) as chat, ThreadPoolExecutor(AT_ONCE) as pool:
             texts = list(pool.map(lambda pair: chat.complete(model, list(pair.prompt), **options), asked))
         return [Sample(prompt=_prompt(pair), tuned=text) for pair, text in zip(asked, texts, strict=True)]
+
+    def _writes_free(self, result: Result) -> bool:
+        from anydpo.provider import CanSample
+        from anydpo.registry import provider, split_place
+
+        name, route = split_place(result.place)
+        place = provider(name)
+        if isinstance(place, CanSample):
+            return result.sandbox or place.capabilities[route or ""].free
+        return self.writer is None or self._writer.on_this_machine  # without one nothing can be written at all
 
     @property
     def _writer(self) -> Endpoint:
@@ -239,10 +247,3 @@ def _prompt(pair: PreferencePair) -> str:
 
 def _answer(messages: Sequence[dict[str, Any]]) -> str:
     return "\n".join(text_of(message) for message in messages)
-
-
-def _bills_nothing(result: Result) -> bool:
-    from anydpo.registry import provider, split_place
-
-    name, route = split_place(result.place)
-    return provider(name).capabilities[route or ""].free

@@ -1,0 +1,186 @@
+"""`evaluate` from weights to figures: beside the trainer's own evaluation, and beside plain transformers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import anydpo
+from anydpo import cli, samples
+from anydpo.data.write import json_line
+from anydpo.errors import JobInvalid, ProviderRefused
+from anydpo.handle import Run
+from anydpo.home import home
+from anydpo.measured import rows_of
+from anydpo.sandbox import serve
+from tests.trainer.helpers import small_model
+from tests.trainer.test_verbs import plain_logps
+
+SCHEMA = json.loads((Path(anydpo.__file__).parent / "schemas" / "evaluate.schema.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with one LoRA run in it, and its held-out pairs beside it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYDPO_HOME", str(folder / "home"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        (folder / "held.jsonl").write_bytes(b"".join(map(json_line, samples.pairs(24, held_out=True))))
+        job = anydpo.PreferenceJob(
+            model=str(small_model(folder / "model")),
+            data=anydpo.load(samples.pairs(40)),
+            validation=str(folder / "held.jsonl"),
+            adapter=anydpo.LoRA(r=4),
+            batch_size=8,
+            learning_rate=2e-2,
+            name="evaluated",
+        )
+        anydpo.run(job, "local").raise_for_state()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYDPO_HOME", str(place / "home"))
+
+
+def test_evaluate_equals_the_trainers_own_evaluation_and_plain_transformers(place: Path) -> None:
+    run = Run("evaluated")
+    told: list[str] = []
+    (found,) = anydpo.evaluate(run, place / "held.jsonl", kl_prompts=8, say=told.append)[run]
+    assert len(told) == 1
+    own = {name: value for name, value in run.result().metrics.final.items() if name.startswith("eval/")}
+    assert len(own) >= 10
+    for name, value in own.items():
+        assert found.metrics[name.replace("eval/", "measured/")].value == pytest.approx(value, abs=1e-6), name
+
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = run.result().model.weights
+    tokenizer: Any = AutoTokenizer.from_pretrained(weights)
+    load: Any = AutoModelForCausalLM.from_pretrained
+    tuned: Any = AutoPeftModelForCausalLM.from_pretrained(weights).eval()
+    base = load(place / "model").eval()
+    margins, shifts = [], []
+    for pair, row in zip(anydpo.load(place / "held.jsonl"), rows_of(found), strict=True):
+        given = json.loads(pair.canonical())
+        after, before = (plain_logps(model, tokenizer, given) for model in (tuned, base))
+        shift = {side: after[side] - before[side] for side in ("chosen", "rejected")}
+        assert row["margin"] == pytest.approx(0.1 * (shift["chosen"] - shift["rejected"]), abs=1e-5)
+        assert row["source"] == pair.source
+        margins.append(0.1 * (shift["chosen"] - shift["rejected"]))
+        shifts.append(shift["chosen"])
+    probabilities = [1 / (1 + math.exp(-margin)) for margin in margins]
+    by_hand = {
+        "measured/rewards/accuracies": sum(m > 0 for m in margins) / 24,
+        "measured/rewards/margins": sum(margins) / 24,
+        "measured/logps/chosen_shift": sum(shifts) / 24,
+        "measured/calibration/brier": sum((1 - p) ** 2 for p in probabilities) / 24,
+        "measured/calibration/log_loss": sum(-math.log(p) for p in probabilities) / 24,
+    }
+    for name, value in by_hand.items():
+        figure = found.metrics[name]
+        assert figure.value == pytest.approx(value, abs=1e-5), name
+        assert figure.low is not None
+        assert figure.low <= figure.value <= (figure.high or 0)
+    assert found.metrics["measured/kl"].value > 0
+    assert sum(part.pairs for part in found.slices if part.by == "length") == 24
+    assert sum(one.pairs for one in found.calibration) == 24
+
+
+def test_what_was_measured_is_kept_shown_and_not_measured_again(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, told = Run("evaluated"), list[str]()
+    anydpo.evaluate(run, place / "held.jsonl", kl_prompts=8, say=told.append)
+    assert told == []
+    (kept,) = run.result().evaluations
+    assert kept.data == anydpo.load(place / "held.jsonl").fingerprint == run.result().data.validation_fingerprint
+    data = str(place / "held.jsonl")
+    assert cli.run(["evaluate", "evaluated", "--data", data, "--kl-prompts", "8", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+    assert document["runs"][0]["evaluations"][0]["metrics"]["measured/kl"]["value"] == kept.metrics["measured/kl"].value
+    page = place / "report.html"
+    assert cli.run(["compare", "evaluated", "-o", str(page)]) == 0
+    assert "measured here" in capsys.readouterr().out
+    assert "Measured here" in page.read_text("utf-8")
+
+
+def test_adapters_are_fetched_as_they_are_or_merged(place: Path, tmp_path: Path) -> None:
+    run = Run("evaluated")
+    (adapter,) = run.fetch(tmp_path / "adapter", form="adapter")
+    (merged,) = run.fetch(tmp_path / "merged", form="merged")
+    assert (adapter.kind, merged.kind) == ("adapter", "model")
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    names = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert "model.safetensors" in names
+    assert "tokenizer.json" in names
+    assert "adapter_config.json" not in names
+    with pytest.raises(JobInvalid, match="not empty"):
+        run.fetch(tmp_path / "merged", form="merged")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_that_trained_every_weight_has_no_adapter_to_fetch(place: Path, tmp_path: Path) -> None:
+    from anydpo.result import Method, Result, State
+    from anydpo.weights import bring
+
+    whole = Result(run="r", place="local", state=State.SUCCEEDED, method=Method(effective={"adapter": "full"}))
+    provider, ref = Run("evaluated")._dispatch.live_ref(Run("evaluated").id)
+    for form in ("adapter", "merged"):
+        with pytest.raises(JobInvalid, match="there is no adapter"):
+            bring(provider, ref, tmp_path / "out", None, form, whole)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_providers_that_train_the_same_data_with_the_same_seed_compare_as_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: bool
+) -> None:
+    places = ["openai", "azure/managed"]
+    trainer = "local" if full else "instant"
+    monkeypatch.setenv("ANYDPO_HOME", str(tmp_path / "home"))
+    with serve(trainer=trainer, steps=4, providers=["openai", "azure"], folder=tmp_path / "box") as box:
+        for name, value in box.env.items():
+            monkeypatch.setenv(name, value)
+        job = anydpo.PreferenceJob(
+            model="gpt-4.1-mini-2025-04-14",
+            data=anydpo.load(samples.pairs(40)),
+            validation=anydpo.load(samples.pairs(12, held_out=True)),
+            batch_size=8,
+            seed=7,
+        )
+        runs = anydpo.submit(job, places)
+        results = [run.wait().raise_for_state() for run in runs]
+    comparison = anydpo.compare(results)
+    assert comparison.comparable
+    assert len(comparison.columns) >= 5
+    for name in comparison.columns:
+        one, other = comparison.metric(name).values()
+        assert one is not None
+        assert one == other, name
+    comparison.print()
+    assert "All equal" in capsys.readouterr().out
+
+
+def test_a_place_that_hands_out_no_weights_says_what_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    monkeypatch.setenv("ANYDPO_HOME", str(tmp_path / "home"))
+    with serve(trainer="instant", steps=2, providers=["openai"], folder=tmp_path / "box") as box:
+        for name, value in box.env.items():
+            monkeypatch.setenv(name, value)
+        job = anydpo.PreferenceJob(model="gpt-4.1-mini-2025-04-14", data=anydpo.load(samples.pairs(20)))
+        run = anydpo.submit(job, "openai")
+        run.wait()
+        with pytest.raises(ProviderRefused, match="does not hand out weights") as caught:
+            anydpo.evaluate(run, place / "held.jsonl")
+        assert "--judge" in str(caught.value.hint)
+    assert home() == tmp_path / "home"
