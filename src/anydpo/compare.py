@@ -35,7 +35,7 @@ QUALITY = (
     "train/rewards/accuracies",
     "train/loss",
 )
-LOWER_IS_BETTER = ("loss", "ece", "brier", "kl", "grad_norm")
+LOWER_IS_BETTER = ("loss", "log_loss", "ece", "brier", "grad_norm")
 KINDS = {".html": "html", ".htm": "html", ".json": "json", ".csv": "csv"}
 
 

@@ -21,7 +21,9 @@ def marks_of(comparison: Comparison) -> dict[str, Mark]:
     for key, one in enumerate(comparison.results):
         there = [other for other in comparison.results if other.place == one.place]
         own = one.name if one.name and sum(other.name == one.name for other in there) == 1 else one.run
-        made[one.run] = Mark(key, one.place if len(there) == 1 else f"{own} · {one.place}")
+        everywhere = len({other.place for other in comparison.results}) > 1
+        place_and_name = f"{own} · {one.place}" if everywhere else own
+        made[one.run] = Mark(key, one.place if len(there) == 1 else place_and_name)
     return made
 
 
@@ -31,7 +33,7 @@ def beside(comparison: Comparison, rows: Sequence[tuple[str, Sequence[object]]])
     if len(marks) <= WIDE:
         return Table(("", *marks), [(name, *cells) for name, cells in rows], pinned=True)
     return Table(
-        ("run", *(name for name, _ in rows)),
+        ("", *(name for name, _ in rows)),
         [(mark, *(cells[i] for _, cells in rows)) for i, mark in enumerate(marks)],
         pinned=True,
     )
@@ -43,7 +45,11 @@ def figure_text(figure: Estimate | None) -> str:
         return "–"  # noqa: RUF001
     if figure.low is None or figure.high is None:
         return f"{figure.value:.4g}"
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+    return "{} [{}, {}]".format(*(_three(value) for value in (figure.value, figure.low, figure.high)))
+
+
+def _three(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no minus before a zero
 
 
 def seconds(value: float | None) -> str:

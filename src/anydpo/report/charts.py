@@ -37,8 +37,8 @@ def badge(mark: Mark) -> str:
     return f'<b class="key c{mark.key % COLOURS}">{esc(mark.letter)}</b>'
 
 
-def axis_of(values: Sequence[float], *, least: float | None = None, marks: int = 4) -> Axis:
-    """Return a scale for these values, reaching at least down to `least`.
+def axis_of(values: Sequence[float], *, least: float | None = None, marks: int = 4, tight: bool = False) -> Axis:
+    """Return a scale for these values, reaching at least down to `least`; a tight one ends with them.
 
     A few values far from all others are left to its ends, so that one broken run does not flatten the rest.
     """
@@ -56,6 +56,8 @@ def axis_of(values: Sequence[float], *, least: float | None = None, marks: int =
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(n * step for n in range(first, last + 1))
+    if tight:
+        return Axis(low, high, tuple(tick for tick in ticks if low - step * 1e-9 <= tick <= high + step * 1e-9))
     return Axis(ticks[0], ticks[-1], ticks)
 
 
@@ -76,15 +78,17 @@ def lines(chart: Lines) -> str:
     shown = [line for line in shown if line.points]
     if not shown:
         return ""
-    x = axis_of([p[0] for line in shown for p in line.points], least=chart.begin)
+    x = axis_of([p[0] for line in shown for p in line.points], least=chart.begin, tight=True)
     y = axis_of([p[1] for line in shown for p in line.points])
     places = _names_at([(1 - y.at(line.points[-1][1])) * HEIGHT for line in shown])
-    drawn = [_grid(y)]
-    names = []
+    drawn, names = [_grid(y)], []
+    if chart.ideal:
+        ends = [(x.at(v) * END, (1 - y.at(v)) * HEIGHT) for v in (max(x.low, y.low), min(x.high, y.high))]
+        drawn.append('<path class="ideal" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>'.format(*ends[0], *ends[1]))
     for line, place in zip(shown, places, strict=True):
         spots = [(x.at(a) * END, (1 - y.at(b)) * HEIGHT) for a, b in line.points]
         drawn.append(_stroke(line.mark, spots, place))
-        said = f"{badge(line.mark)}<i>{esc(line.mark.text)} {short(line.points[-1][1])}</i>"
+        said = f"{badge(line.mark)}<i><b>{short(line.points[-1][1])}</b> {esc(line.mark.text)}</i>"
         names.append(f'<span class="end" style="top:{place:.1f}px">{said}</span>')
     last = ", ".join(f"{line.mark}: {short(line.points[-1][1])}" for line in shown)
     return _figure(
@@ -131,7 +135,7 @@ def ranges(chart: Ranges) -> str:
             f'<path class="track" d="M0 10H1000"/>{middle}{whisker}{dot}</svg></div>'
         )
     ends = f'<p class="ends"><span>{short(scale.low)}</span><span>{short(scale.high)}</span></p>'
-    return f'<div class="ranges">{"".join(made)}{ends}</div>'
+    return f'<div class="ranges"><h3>{esc(chart.title)}</h3>{"".join(made)}{ends}</div>'
 
 
 def spans(chart: Spans) -> str:
@@ -165,10 +169,14 @@ def _grid(y: Axis) -> str:
 
 
 def _ticks(x: Axis, y: Axis) -> list[str]:
-    across, up = x.ticks[1] - x.ticks[0], y.ticks[1] - y.ticks[0]
+    across, up = _step(x), _step(y)
     made = [f'<span class="y" style="top:{(1 - y.at(t)) * HEIGHT:.1f}px">{short(t, up)}</span>' for t in y.ticks]
     places = [(x.at(t) * END / WIDTH * 100, short(t, across)) for t in x.ticks]
     return made + [f'<span class="x" style="left:{left:.2f}%">{text}</span>' for left, text in places]
+
+
+def _step(axis: Axis) -> float:
+    return axis.ticks[1] - axis.ticks[0] if len(axis.ticks) > 1 else axis.high - axis.low
 
 
 def _stroke(mark: Mark, spots: Sequence[tuple[float, float]], name_at: float) -> str:

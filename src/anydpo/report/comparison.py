@@ -8,7 +8,7 @@ from itertools import islice
 from anydpo.compare import LOWER_IS_BETTER, Comparison, Group, better_of
 from anydpo.data.finding import Check, counted
 from anydpo.report import curves, differing
-from anydpo.report.beside import beside, figure_text, marks_of, seconds, when
+from anydpo.report.beside import WIDE, beside, figure_text, marks_of, seconds, when
 from anydpo.report.document import Block, Document, Findings, Ranges, Section, Sides, Strong, Table
 from anydpo.result import Cost, Estimate, Result, State
 from anydpo.significance import LEVEL
@@ -51,6 +51,7 @@ def _document(comparison: Comparison, sections: tuple[Section, ...]) -> Document
         verdict,
         tone,
         sections,
+        wide=True,
     )
 
 
@@ -77,7 +78,7 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
     if not name or not found:
         return "No run has a figure of quality yet", "look"
     best = comparison.best(name)
-    said = f"{name} {found[best.run]:.4g}"
+    said = f"{name.removeprefix('measured/')} {found[best.run]:.4g}"
     whose = "measured here" if name.startswith(("measured", "judge")) else "as the provider reports it"
     if len(found) == 1:
         return f"{marks[best.run]}: {said}, {whose}", "ok"
@@ -106,15 +107,25 @@ def _groups(comparison: Comparison) -> Section | None:
         return None
     marks = marks_of(comparison)
     rows = [
-        (group.number, ", ".join(str(marks[run]) for run in group.runs), group.base or "unknown", _pairs_word(group))
+        (
+            group.number,
+            ", ".join(str(marks[run]) for run in group.runs),
+            group.base or "unknown",
+            group.evaluated_on.rpartition(":")[2][:12] if group.evaluated_on else "none known",
+            _best_of(comparison, group),
+        )
         for group in comparison.groups
     ]
     note = "Accuracies, margins and losses mean something only beside others of the same base on the same pairs."
-    return Section("Not comparable", (Table(("group", "runs", "base", "held-out pairs"), rows),), note)
+    return Section("Not comparable", (Table(("group", "runs", "base", "held-out pairs", "best of these"), rows),), note)
 
 
-def _pairs_word(group: Group) -> str:
-    return group.evaluated_on.rpartition(":")[2][:12] if group.evaluated_on else "none known"
+def _best_of(comparison: Comparison, group: Group) -> object:
+    alone = Comparison([one for one in comparison.results if one.run in group.runs])
+    if len(alone) < 2 or alone.quality is None:
+        return ""
+    best = marks_of(comparison)[alone.best().run]
+    return f"{best.letter} by {alone.quality}"
 
 
 def _runs(comparison: Comparison) -> Section:
@@ -176,7 +187,7 @@ def _ranges(comparison: Comparison, name: str, middle: float) -> Ranges:
         for one in comparison.results
         if (figure := comparison.figures(one).get(name)) is not None
     ]
-    return Ranges(rows, middle)
+    return Ranges(name.partition("/")[2], rows, middle)
 
 
 def _tests(comparison: Comparison) -> Iterator[Block]:
@@ -192,9 +203,10 @@ def _tests(comparison: Comparison) -> Iterator[Block]:
             one.test,
         )
         for one in comparison.differences
+        if len(comparison) <= WIDE or one.metric == comparison.quality  # --json has all
     ]
     if rows:
-        yield Table(("metric", "runs", "difference", "pairs", "p (Holm)", "", "test"), rows)
+        yield Table(("metric", "runs", "difference", "pairs", "p (Holm)", "", "test"), rows, pinned=True)
 
 
 def _judged(comparison: Comparison) -> Table:

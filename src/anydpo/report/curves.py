@@ -14,6 +14,7 @@ from anydpo.result import Result
 if TYPE_CHECKING:
     from anydpo.compare import Comparison
 
+FEW = 5  # pairs of one confidence, below which how often they are right says nothing
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "mean_token_accuracy")
 
 
@@ -63,14 +64,15 @@ def _note(comparison: Comparison, marks: dict[str, Mark]) -> str:
 def _calibration(comparison: Comparison, marks: dict[str, Mark]) -> Section | None:
     found = {one.run: made for one in comparison.results if (made := comparison.evaluation(one)) is not None}
     drawn = [
-        Line(marks[run], [(one.confidence, one.accuracy) for one in made.calibration]) for run, made in found.items()
+        Line(marks[run], [(one.confidence, one.accuracy) for one in made.calibration if one.pairs >= FEW])
+        for run, made in found.items()
     ]
     if not any(len(line.points) > 1 for line in drawn):
         return None
-    chart = Lines("how often it is right", "how sure the model is", drawn, begin=0.5)
+    chart = Lines("how often it is right", "how sure the model is", drawn, begin=0.5, ideal=True)
     note = (
         "Pairs by the implied Bradley-Terry probability of the answer that the model holds to be better. A model that "
-        "knows how much it knows is right in 80 % of the pairs of which it is 80 % sure."
+        "knows how much it knows is right in 80 % of the pairs of which it is 80 % sure: the dotted line."
     )
     return Section("Calibration", (chart,), note)
 

@@ -83,6 +83,7 @@ class Lines:
     axis: str
     lines: Sequence[Line]
     begin: float | None = 0
+    ideal: bool = False  # with the line on which both axes say the same
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Points:
 class Ranges:
     """Figures with their intervals, one under the other on one scale; a row is (run, value, low, high, text)."""
 
+    title: str
     rows: Sequence[tuple[Mark, float, float | None, float | None, str]]
     middle: float | None = None
 
@@ -158,6 +160,7 @@ class Document:
     verdict: str
     tone: str
     sections: Sequence[Section]
+    wide: bool = False  # for tables of many columns
 
 
 def figure(value: object, digits: int = 3) -> str:

@@ -42,14 +42,14 @@ def page(document: Document) -> str:
     """Return a report as one self-contained HTML page."""
     from anydpo import __version__
 
-    title = esc(document.title)
+    title, wide = esc(document.title), ' class="wide"' if document.wide else ""
     summary = "".join(f'<p class="summary">{esc(text)}</p>' for text in document.summary)
     body = "".join(_section(section) for section in document.sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{summary}"
+        f"<title>{title}</title><style>{STYLE}</style></head><body{wide}><main><h1>{title}</h1>{summary}"
         f'<p class="verdict {esc(document.tone)}">{esc(document.verdict)}</p>{body}</main>'
         f"<footer>anydpo {esc(__version__)}</footer></body></html>\n"
     )

@@ -31,32 +31,38 @@ td{overflow-wrap:break-word}
 .bar{margin:.5rem 0 .1rem;font-size:.9rem}svg{width:100%;max-width:40rem;height:.8rem;display:block}
 svg .track{fill:var(--line)}svg .full{fill:var(--bar)}svg .even{stroke:var(--ink)}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
+body.wide{max-width:88rem}.chart:only-of-type{max-width:48rem}.grid .chart{max-width:none}
 .key{display:inline-block;min-width:1.5em;padding:0 .3em;border:1.5px solid var(--k,currentColor);border-radius:1em;
 color:var(--k,inherit);background:var(--paper);text-align:center;font:700 .72rem/1.4 system-ui,sans-serif}
 strong{color:var(--ok)}
 td,th,pre,h4,.asked,.answers p,.end i,.range p{unicode-bidi:isolate}
-.pinned{min-width:100%}.pinned td{white-space:nowrap}
+table.pinned{min-width:100%}.pinned td{white-space:nowrap}
 .pinned th:first-child,.pinned td:first-child{position:sticky;left:0;z-index:1;background:var(--paper);max-width:16rem;
 overflow:hidden;text-overflow:ellipsis}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1.2rem 2rem}
-.chart{margin:.4rem 0;min-width:0}.chart figcaption{font-weight:600;font-size:.9rem;margin-bottom:.9rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,32rem),1fr));gap:1.2rem 2rem}
+.chart{margin:.4rem 0;min-width:0}
 .plot{position:relative;height:240px;margin:0 9.5rem 1.6rem 3rem;font-size:.75rem;color:var(--soft);line-height:1}
-.plot svg{position:absolute;inset:0;width:100%;max-width:none;height:100%;overflow:hidden}
+.plot svg{position:absolute;inset:0;width:100%;max-width:none;height:100%;overflow:visible}
 .plot span{position:absolute;white-space:nowrap}
 .plot .y{right:100%;transform:translateY(-50%);margin-right:.5rem}
 .plot .x{top:100%;transform:translateX(-50%);margin-top:.5rem}
 .plot .end{left:100%;transform:translateY(-50%);display:flex;align-items:center;width:9.4rem}
-.plot .end i{font-style:normal;color:var(--ink);margin-left:.3rem;overflow:hidden;text-overflow:ellipsis}
+.plot .end i{font-style:normal;color:var(--ink);margin-left:.3rem;line-height:1.35;
+overflow:hidden;text-overflow:ellipsis}
+.plot .end i b{font-variant-numeric:tabular-nums}
 .plot .spot{transform:translate(-50%,-50%)}
 .axis{margin:0 9.5rem 0 3rem;text-align:center;font-size:.75rem;color:var(--soft)}
 svg path{fill:none;vector-effect:non-scaling-stroke}
 .grid path.grid,.plot path.grid{stroke:var(--line);stroke-width:1}
 path.line{stroke:var(--k);stroke-width:2;stroke-linejoin:round}
+path.ideal{stroke:var(--soft);stroke-width:1;stroke-dasharray:1 3}
 path.thread{stroke:var(--k);stroke-width:1;opacity:.45}
 path.dot{stroke:var(--k);stroke-width:9;stroke-linecap:round}.plot path.dot{stroke-width:6}
 path.whisker{stroke:var(--k);stroke-width:2}path.even{stroke:var(--ink);stroke-width:1;stroke-dasharray:2 2}
 path.track{stroke:var(--line);stroke-width:1}
-.ranges{max-width:44rem}.range{margin:.55rem 0}.range p{margin:0;font-size:.9rem;overflow-wrap:anywhere}
+section>*+.scroll,section>*+.chart,section>.scroll+.scroll{margin-top:1.2rem}
+.ranges{max-width:44rem}.ranges h3,.chart figcaption{font-weight:600;font-size:.9rem;margin:0 0 .9rem}
+.range{margin:.55rem 0}.range p{margin:0;font-size:.9rem;overflow-wrap:anywhere}
 .range span{color:var(--soft);font-variant-numeric:tabular-nums}
 .range svg{max-width:none;height:1.1rem}
 path.wait{stroke:var(--soft);stroke-width:2;stroke-dasharray:1 4}rect.work{fill:var(--k)}
@@ -81,7 +87,7 @@ border-radius:1rem;font-size:.85rem;color:var(--soft);cursor:pointer}
 .c7{--k:#a9b8c6}.c8{--k:#c2d054}.c9{--k:#fc8181}.c10{--k:#a5a8ff}.c11{--k:#d9a184}}
 @media(max-width:600px){body{padding:1rem .8rem 2rem;font-size:15px}th,td{padding-right:.8rem}
 .plot,.axis{margin-right:2.2rem}.plot .end{width:2.2rem}.plot .end i{display:none}
-.pinned th:first-child,.pinned td:first-child{max-width:8.5rem}}
+.pinned th:first-child,.pinned td:first-child{max-width:8.5rem;white-space:normal;overflow-wrap:anywhere}}
 @media print{body{max-width:none;padding:0}.views>input,.views>label{display:none}.view,.view h3{display:block}
 .view h3{margin:.6rem 0}.scroll{overflow:visible}.pinned td{white-space:normal}
 section,.chart,.sides,.range,tr{break-inside:avoid}
