@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "AnyDPOError": "anydpo.errors",
     "Capabilities": "anydpo.provider",
-    "Comparison": "anydpo.compare",
+    "Comparison": "anydpo.comparison",
     "DPO": "anydpo.job",
     "Evaluation": "anydpo.result",
     "Event": "anydpo.provider",
@@ -26,8 +26,8 @@ _WHERE = {
     "SFT": "anydpo.job",
     "State": "anydpo.result",
     "check": "anydpo.plan",
-    "compare": "anydpo.compare",
-    "evaluate": "anydpo.evaluate",
+    "compare": "anydpo.comparison",
+    "evaluate": "anydpo.evaluation",
     "load": "anydpo.data.read",
     "Quote": "anydpo.provider",
     "providers": "anydpo.catalogue",
@@ -71,12 +71,12 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
 
 if TYPE_CHECKING:
     from anydpo.catalogue import providers
-    from anydpo.compare import Comparison, compare
+    from anydpo.comparison import Comparison, compare
     from anydpo.data.dataset import PreferenceDataset
     from anydpo.data.pair import PreferencePair
     from anydpo.data.read import load
     from anydpo.errors import AnyDPOError
-    from anydpo.evaluate import evaluate
+    from anydpo.evaluation import evaluate
     from anydpo.handle import Run, run, runs, sample, submit
     from anydpo.job import DPO, SFT, LoRA, PreferenceJob
     from anydpo.judge import Judge

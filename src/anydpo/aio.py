@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import anydpo
 from anydpo import handle, spend
-from anydpo.compare import Comparison
+from anydpo.comparison import Comparison
 from anydpo.data.dataset import PreferenceDataset
-from anydpo.evaluate import Evaluated
+from anydpo.evaluation import Evaluated
 from anydpo.job import PreferenceJob
 from anydpo.provider import Event, Plan, Quote
 from anydpo.result import Artifact, Result, Sample, State

@@ -28,7 +28,7 @@ from anydpo_trainer.config import Method
 if TYPE_CHECKING:
     from anydpo.data.dataset import PreferenceDataset
     from anydpo.data.pair import PreferencePair
-    from anydpo.evaluate import How
+    from anydpo.evaluation import How
 
 MEASURER = "anydpo_trainer"
 ROW, KL_ROW = "pairs.jsonl", "divergence.jsonl"  # what the trainer leaves

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from anydpo import cli
-from anydpo.compare import Comparison, NotComparable, compare
+from anydpo.comparison import Comparison, NotComparable, compare
 from anydpo.errors import Invalid
 from anydpo.result import Metrics, State
 from tests.report import made
@@ -76,7 +76,9 @@ def test_a_metric_that_is_missing_is_a_dash_and_never_a_zero(
 
 
 def test_the_best_is_tested_against_each_other_on_the_same_pairs(tmp_path: Path) -> None:
-    runs = [made.measured(tmp_path, made.result(i), right, seed=i) for i, right in enumerate((0.95, 0.7, 0.93))]
+    runs = [
+        made.measured(tmp_path, made.result(i), right, seed=i, pairs=240) for i, right in enumerate((0.95, 0.7, 0.93))
+    ]
     found = [one for one in compare(runs).differences if one.metric == ACCURACY]
     assert {(one.run, one.other) for one in found} == {(runs[0].run, runs[1].run), (runs[0].run, runs[2].run)}
     clear, unclear = (next(one for one in found if one.other == other.run) for other in runs[1:])

@@ -139,7 +139,7 @@ def test_a_model_that_says_what_it_knows_is_calibrated() -> None:
 
 def test_percentiles_lie_between_two_values_by_straight_line() -> None:
     found = percentiles(50.0, [float(v) for v in range(101)])
-    assert (found.low, found.high) == (2.5, 97.5)
+    assert (found.low, found.high) == pytest.approx((2.5, 97.5))
 
 
 def test_equal_values_fall_into_the_same_group() -> None:

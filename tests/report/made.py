@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anydpo.data.pair import PreferencePair
-from anydpo.evaluate import How
+from anydpo.evaluation import How
 from anydpo.measure import summarise
 from anydpo.measured import keep
 from anydpo.result import (
@@ -112,8 +112,8 @@ def samples(number: int) -> list[Sample]:
     return [Sample(prompt=prompt, base=base, tuned=tuned) for prompt in PROMPTS[: 3 if number % 2 == 0 else 1]]
 
 
-def measured(home: Path, one: Result, right: float, seed: int, pairs: int = 240) -> Result:
-    """Return the result with a measurement of so many pairs, its rows on disk as the real one's are."""
+def measured(home: Path, one: Result, right: float, seed: int, pairs: int = 60) -> Result:
+    """The result with a measurement of so many pairs, its rows on disk as the real one's are."""
     dice = random.Random(seed)
     held = [
         PreferencePair(prompt=(), chosen=(), rejected=(), meta={"source": f"part{i % 2}.jsonl:{i}"})

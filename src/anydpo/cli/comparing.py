@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
 def compare(runs: RunIds, page: Page = None, as_json: JSON = False) -> None:
     """Put runs side by side: one table, one page."""
-    from anydpo.compare import compare as compared
-    from anydpo.compare import kind_of
+    from anydpo.comparison import compare as compared
+    from anydpo.comparison import kind_of
 
     kind_of(page)
     found = compared(runs)
@@ -71,9 +71,9 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Measure runs on the same held-out pairs in the same way, and keep what was found with each run."""
-    from anydpo.compare import kind_of
+    from anydpo.comparison import kind_of
     from anydpo.data.read import load
-    from anydpo.evaluate import evaluate as evaluated
+    from anydpo.evaluation import evaluate as evaluated
     from anydpo.handle import Run
 
     kind_of(page)

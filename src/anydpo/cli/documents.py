@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from anydpo.compare import Compared
+from anydpo.comparison import Compared
 from anydpo.errors import Problem
-from anydpo.evaluate import Measured
+from anydpo.evaluation import Measured
 from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
 from anydpo.result import Artifact, Part, Result, Sample, State
 

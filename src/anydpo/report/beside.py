@@ -10,7 +10,7 @@ from anydpo.report.document import Mark, Table
 from anydpo.result import Estimate
 
 if TYPE_CHECKING:
-    from anydpo.compare import Comparison
+    from anydpo.comparison import Comparison
 
 WIDE = 6  # runs that stand as columns; more stand as rows
 

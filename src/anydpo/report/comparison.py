@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from anydpo.compare import LOWER_IS_BETTER, Comparison, Group, better_of
+from anydpo.comparison import LOWER_IS_BETTER, Comparison, Group, better_of
 from anydpo.data.finding import Check, counted
 from anydpo.report import curves, differing
 from anydpo.report.beside import WIDE, beside, figure_text, marks_of, seconds, when

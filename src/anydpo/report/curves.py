@@ -12,7 +12,7 @@ from anydpo.report.document import Block, Line, Lines, Mark, Point, Points, Sect
 from anydpo.result import Result
 
 if TYPE_CHECKING:
-    from anydpo.compare import Comparison
+    from anydpo.comparison import Comparison
 
 FEW = 5  # pairs of one confidence, below which how often they are right says nothing
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "mean_token_accuracy")

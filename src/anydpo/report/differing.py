@@ -10,7 +10,7 @@ from anydpo.report.document import Block, Section, Table, Text
 from anydpo.result import Result
 
 if TYPE_CHECKING:
-    from anydpo.compare import Comparison
+    from anydpo.comparison import Comparison
 
 # About the machine or the place and not about the method: where a file lies, how a pass is cut
 APART = frozenset(

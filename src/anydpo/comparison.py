@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -102,7 +103,7 @@ class Comparison:
     def __len__(self) -> int:
         return len(self.results)
 
-    @property
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Which runs may be compared with which; several groups are not comparable with one another."""
         found: dict[tuple[str | None, str | None], list[str]] = {}
@@ -118,7 +119,7 @@ class Comparison:
         """Whether all runs have one base and one set of held-out pairs."""
         return len(self.groups) < 2
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         """One row a run."""
         group = {run: one.number for one in self.groups for run in one.runs}
@@ -142,13 +143,13 @@ class Comparison:
             for one in self.results
         )
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The metrics that stand in the table: those that a run has, in a fixed order."""
         has = {name for one in self.results for name in self.figures(one)}
         return tuple(name for name in COLUMNS if name in has)
 
-    @property
+    @cached_property
     def differences(self) -> tuple[Difference, ...]:
         """The best run of each group against each other one, tested on the pairs that both were measured on."""
         found: list[Difference] = []
@@ -198,7 +199,7 @@ class Comparison:
         wanted = better_of(name, goal)(found.items(), key=lambda item: item[1])[0]
         return next(one for one in self.results if one.run == wanted)
 
-    @property
+    @cached_property
     def quality(self) -> str | None:
         """The most telling metric that every finished run has, else one that any run has."""
         done = [one for one in self.results if one.state is State.SUCCEEDED] or list(self.results)

@@ -17,7 +17,7 @@ from anydpo.result import Evaluation, Part, Result, State
 from anydpo.significance import Difference
 
 if TYPE_CHECKING:
-    from anydpo.compare import Comparison
+    from anydpo.comparison import Comparison
     from anydpo.data.dataset import PreferenceDataset
     from anydpo.handle import Run
     from anydpo.judge import Judge
@@ -74,7 +74,7 @@ class Evaluated:
     @property
     def comparison(self) -> Comparison:
         """The runs side by side, with these figures."""
-        from anydpo.compare import compare
+        from anydpo.comparison import compare
 
         return compare(self.runs)
 
