@@ -172,7 +172,7 @@ class Comparison:
     def figures(self, result: Result) -> dict[str, Estimate]:
         """Return the final figures of a run: its provider's own, and ours under `measured/` and `judge/`."""
         final = result.metrics.final
-        made = {name: Estimate(value=value) for name, value in final.items() if _finite(value)}
+        made = {name: Estimate(value=v) for name, v in final.items() if v is not None and math.isfinite(v)}
         for kind in ("judge", "pairs"):
             made |= dict(found.metrics) if (found := self.evaluation(result, kind)) is not None else {}
         return made
@@ -335,7 +335,3 @@ def _common_data(results: Sequence[Result]) -> str | None:
 def _rank(name: str) -> tuple[int, str]:
     stem = name.removesuffix("/low").removesuffix("/high")
     return (COLUMNS.index(stem) if stem in COLUMNS else len(COLUMNS), name if stem == name else f"{stem}/{name[-4:]}")
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

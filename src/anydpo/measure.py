@@ -107,9 +107,7 @@ def summarise(
         **_divergence(drawn, how.seed),
     }
     notes = [] if compared else ["this loss has no reference: its rewards are no log-ratios, and nothing has shifted"]
-    calibration = tuple(
-        Reliability(low=b.low, high=b.high, pairs=b.count, confidence=b.confidence, accuracy=b.accuracy) for b in table
-    )
+    calibration = tuple(Reliability(**one._asdict()) for one in table)
     return wanted.model_copy(
         update={
             "pairs": len(rows),

@@ -83,9 +83,11 @@ def paired_difference(left: Sequence[float], right: Sequence[float], draws: Resa
 
 def mcnemar(only_left: int, only_right: int) -> float:
     """Return the exact two-sided p value that two runs, right on different pairs so often, are equally often right."""
-    n, fewer = only_left + only_right, min(only_left, only_right)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n)
+    n, tail, ways = only_left + only_right, 0, 1
+    for k in range(min(only_left, only_right) + 1):
+        tail += ways
+        ways = ways * (n - k) // (k + 1)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -118,7 +120,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    pairs: int
     confidence: float
     accuracy: float
 
@@ -139,8 +141,8 @@ def bins_of(margins: Iterable[float], bins: int = BINS) -> list[Bin]:
 
 def calibration_error(table: Sequence[Bin]) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy, weighted by pairs."""
-    total = sum(one.count for one in table)
-    return sum(one.count * abs(one.confidence - one.accuracy) for one in table) / total if total else math.nan
+    total = sum(one.pairs for one in table)
+    return sum(one.pairs * abs(one.confidence - one.accuracy) for one in table) / total if total else math.nan
 
 
 def quantile_groups(values: Sequence[float], names: Sequence[str]) -> list[str]:

@@ -153,7 +153,7 @@ def test_a_run_that_trained_every_weight_has_no_adapter_to_fetch(place: Path, tm
     provider, ref = Run("evaluated")._dispatch.live_ref(Run("evaluated").id)
     for form in ("adapter", "merged"):
         with pytest.raises(JobInvalid, match="there is no adapter"):
-            bring(provider, ref, tmp_path / "out", None, form, whole)  # type: ignore[arg-type]
+            bring(provider, ref, tmp_path / "out", None, form, whole)
     assert not (tmp_path / "out").exists()
 
 

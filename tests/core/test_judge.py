@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def served(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -199,8 +200,8 @@ def test_the_estimate_is_an_upper_bound_of_what_is_sent(tmp_path: Path, monkeypa
 def test_without_a_terminal_a_paid_judge_needs_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("anydpo.handle.Run", lambda name: type("R", (), {"id": name, "result": lambda self: one})())
     one = run_of(tmp_path, monkeypatch)
+    monkeypatch.setattr("anydpo.handle.Run", lambda name: SimpleNamespace(id=name, result=lambda: one))
     data = tmp_path / "held.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
     asked = ["evaluate", "r", "--data", str(data), "--judge", "j", "--judge-url", "https://judge.example/v1"]

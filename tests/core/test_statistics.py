@@ -125,7 +125,7 @@ def test_calibration_error_by_hand() -> None:
     at = {p: math.log(p / (1 - p)) for p in (0.8, 0.6)}
     margins = [at[0.8]] * 6 + [-at[0.8]] * 4 + [at[0.6]] * 10
     table = bins_of(margins)
-    assert [(b.count, round(b.confidence, 6), b.accuracy) for b in table] == [(10, 0.6, 1.0), (10, 0.8, 0.6)]
+    assert [(b.pairs, round(b.confidence, 6), b.accuracy) for b in table] == [(10, 0.6, 1.0), (10, 0.8, 0.6)]
     assert calibration_error(table) == pytest.approx(0.3)
 
 

@@ -14,6 +14,7 @@ import pytest
 from anydpo.comparison import Comparison
 from anydpo.data.sheet import FORMULA, NUMBER
 from anydpo.report.charts import axis_of, short
+from anydpo.result import Metrics
 from tests.report import made
 from tests.report.browser import chromium, visit
 
@@ -33,7 +34,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "one": made.several(1, home),
         "five": twelve[:5],
         "twelve": twelve,
-        "bare": [made.result(0).model_copy(update={"metrics": made.Metrics(), "samples": ()})],
+        "bare": [made.result(0).model_copy(update={"metrics": Metrics(), "samples": ()})],
         "mixed": [*twelve[:3], made.other_base(3, home)],
         "hostile": made.hostile(home),
     }

@@ -126,8 +126,8 @@ def ranges(chart: Ranges) -> str:
         colour, at = f"c{mark.key % COLOURS}", scale.at(value) * 1000
         whisker = ""
         if low is not None and high is not None:
-            ends = scale.at(low) * 1000, scale.at(high) * 1000
-            whisker = f'<path class="{colour} whisker" d="M{ends[0]:.1f} 10H{ends[1]:.1f}"/>'
+            left, right = scale.at(low) * 1000, scale.at(high) * 1000
+            whisker = f'<path class="{colour} whisker" d="M{left:.1f} 10H{right:.1f}"/>'
         dot = f'<path class="{colour} dot" d="M{at:.1f} 10h0"/>'
         made.append(
             f'<div class="range"><p>{badge(mark)} {esc(mark.text)} <span>{esc(text)}</span></p>'
