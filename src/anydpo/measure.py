@@ -20,6 +20,7 @@ from anydpo.statistics import (
     log_loss,
     quantile_groups,
     sigmoid,
+    wilson,
 )
 from anydpo.trainer_process import run_trainer
 from anydpo.weights import python_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from anydpo.data.pair import PreferencePair
     from anydpo.evaluation import How
 
-MEASURER = "anydpo_trainer"
+MEASURER, ACCURACY = "anydpo_trainer", "measured/rewards/accuracies"
 ROW, KL_ROW = "pairs.jsonl", "divergence.jsonl"  # what the trainer leaves
 LENGTHS = ("short", "middle", "long")
 MOST_SLICES = 12  # parts of one kind that are told, the largest first
@@ -123,7 +124,7 @@ def columns(rows: Sequence[Mapping[str, Any]], *, shifts: bool = True) -> dict[s
     """Return metric → its value for each pair; a metric is the mean of these."""
     margins = [float(row["margin"]) for row in rows]
     found = {
-        "measured/rewards/accuracies": [float(margin > 0) for margin in margins],
+        ACCURACY: [float(margin > 0) for margin in margins],
         "measured/rewards/margins": margins,
         "measured/calibration/brier": [brier(sigmoid(margin)) for margin in margins],
         "measured/calibration/log_loss": [log_loss(margin) for margin in margins],
@@ -140,7 +141,10 @@ def columns(rows: Sequence[Mapping[str, Any]], *, shifts: bool = True) -> dict[s
 
 def _estimates(values: Mapping[str, Sequence[float]], seed: int) -> dict[str, Estimate]:
     draws = Resamples.of(len(next(iter(values.values()))), seed)
-    return {name: Estimate(**draws.interval(column)._asdict()) for name, column in values.items()}
+    made = {name: Estimate(**draws.interval(column)._asdict()) for name, column in values.items()}
+    if (right := values.get(ACCURACY)) is not None:  # resampling what is always right gives an interval of no width
+        made[ACCURACY] = Estimate(**wilson(round(sum(right)), len(right))._asdict())
+    return made
 
 
 def _divergence(drawn: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Estimate]:
@@ -171,7 +175,7 @@ def _slices(rows: Sequence[Mapping[str, Any]], pairs: Sequence[PreferencePair], 
             if len(part) < FEW:
                 continue
             values = columns(part)
-            told = ("measured/rewards/accuracies", "measured/rewards/margins")
+            told = (ACCURACY, "measured/rewards/margins")
             metrics = _estimates({name: values[name] for name in told}, how.seed)
             yield Slice(by=kind, name=label, pairs=len(part), metrics=metrics)
 

@@ -40,7 +40,7 @@ def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
     rows = {run: found for run, found in rows.items() if found}
     if len(rows) < 2:
         return []
-    best = max(rows, key=lambda run: evaluations[run].metrics[ACCURACY].value)
+    best = max(rows, key=lambda run: [evaluations[run].metrics[name].value for name in (ACCURACY, MARGIN)])
     others = [run for run in rows if run != best]
     found = [_accuracy(best, other, rows) for other in others]
     scale = evaluations[best].settings.get("method")

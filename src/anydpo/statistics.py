@@ -1,7 +1,7 @@
 """Intervals and tests for figures measured on held-out pairs: seeded, exact where that is possible, no arrays needed.
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13 (percentile interval) and 16 (paired
-test); McNemar (1947) with the exact binomial tail; Holm (1979); Guo et al. 2017 (1706.04599) for the calibration error.
+test); Wilson (1927); McNemar (1947) with the exact binomial tail; Holm (1979); Guo et al. 2017 (1706.04599).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 RESAMPLES = 1000
 MOST_DRAWS = 4_000_000  # draws in all, so that a large file takes seconds; never fewer than 200 resamples
 BINS = 10
+NORMAL = 1.959963984540054  # of which 2.5 % lie above, in standard deviations
 
 
 class Interval(NamedTuple):
@@ -67,6 +68,16 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     below = math.floor(at)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (at - below) * (ordered[above] - ordered[below])
+
+
+def wilson(right: int, items: int) -> Interval:
+    """Return a share with its score interval, which is not empty where all or none are right (Wilson 1927)."""
+    if not items:
+        return Interval(math.nan, math.nan, math.nan)
+    share, z2 = right / items, NORMAL**2
+    middle = (share + z2 / (2 * items)) / (1 + z2 / items)
+    half = NORMAL * math.sqrt(share * (1 - share) / items + z2 / (4 * items**2)) / (1 + z2 / items)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def paired_difference(left: Sequence[float], right: Sequence[float], draws: Resamples) -> tuple[Interval, float]:

@@ -20,6 +20,7 @@ from anydpo.statistics import (
     percentiles,
     quantile_groups,
     sigmoid,
+    wilson,
 )
 
 # Efron and Tibshirani, An Introduction to the Bootstrap, tables 2.1 and 2.2: survival of mice in days
@@ -135,6 +136,15 @@ def test_a_model_that_says_what_it_knows_is_calibrated() -> None:
         sure = dice.uniform(0.5, 0.99)
         margins.append(math.log(sure / (1 - sure)) * (1 if dice.random() < sure else -1))
     assert calibration_error(bins_of(margins)) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("right", "items", "low", "high"), [(0, 25, 0.0, 0.133), (25, 25, 0.867, 1.0), (9, 10, 0.596, 0.982)]
+)
+def test_wilsons_interval_on_the_textbooks_vegetarians(right: int, items: int, low: float, high: float) -> None:
+    """Agresti, Categorical Data Analysis, 1.4.3: none of 25 students gives (0.0, 0.133). 9 of 10: Agresti and Coull."""
+    found = wilson(right, items)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.0006)
 
 
 def test_percentiles_lie_between_two_values_by_straight_line() -> None:

@@ -13,13 +13,13 @@ from anydpo.report.document import Block, Document, Findings, Ranges, Section, S
 from anydpo.result import Cost, Estimate, Result, State
 from anydpo.significance import LEVEL
 
-SHOWN, LONGEST = 6, 1200  # examples on a page, and characters of each answer
+SHOWN, LONGEST, LONG_NAME = 6, 1200, 36  # examples on a page, characters of an answer, of a model's name
 READ_MEASURED = (
     "The same pairs for every run, from its weights. accuracies: how often the chosen answer has the higher implicit "
     "reward. margins: by how much, in units of its own beta. shift: how far training moved the log-probability of an "
     "answer, in nats. kl: divergence from the reference over answers that the model itself writes to these prompts, in "
     "nats. ece, brier: how far the implied Bradley-Terry probabilities are from how often they are right. In brackets: "
-    "95 % of bootstrap resamples of the pairs."
+    "95 % intervals, of accuracies by Wilson's score, of all else by a bootstrap over the pairs."
 )
 READ_OWN = "As each provider reports them of its own held-out pairs; what is not given is a dash, never a zero."
 
@@ -84,7 +84,7 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
         return f"{marks[best.run]}: {said}, {whose}", "ok"
     even = [run for run, value in found.items() if value == found[best.run]]
     if len(even) == len(found):
-        return f"All equal: {said}, {whose}", "ok"
+        return f"All equal in {said}, {whose}", "ok"
     first = f"Best: {' and '.join(str(marks[run]) for run in even)} with {said}, {whose}"
     tests = [one for one in comparison.differences if one.metric == name and one.run == best.run]
     unsure = [one for one in tests if not one.significant]
@@ -132,7 +132,7 @@ def _runs(comparison: Comparison) -> Section:
     rows = [
         ("run", [one.run for one in comparison.results]),
         ("state", [one.state.value for one in comparison.results]),
-        ("model", [one.model.tuned or "–" for one in comparison.results]),  # noqa: RUF001
+        ("model", [_name(one.model.tuned) for one in comparison.results]),
         ("pairs", [_count(one.data.train_pairs) for one in comparison.results]),
         ("steps", [_count(one.usage.steps) for one in comparison.results]),
         ("tokens", [_count(one.usage.train_tokens) for one in comparison.results]),
@@ -318,6 +318,13 @@ def _told(result: Result) -> Iterator[tuple[str, str, str]]:
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} more characters)"
+
+
+def _name(model: str | None) -> str:
+    """Return a model's name, of a folder only its end."""
+    if model is None:
+        return "–"  # noqa: RUF001
+    return model if len(model) <= LONG_NAME else f"…{model[-LONG_NAME:]}"
 
 
 def _count(value: int | None) -> str:

@@ -17,6 +17,11 @@ APART = frozenset(
     "model train_data validation_data ref_model cache_dir start_from passes device processes sharding save_steps"
     " save_total_limit trained_weights micro_batch_size".split()
 )
+# Told also where they are alike and nobody asked for them; --json has the rest
+TOLD = frozenset(
+    "epochs max_steps batch_size learning_rate max_length adapter adapter.r dtype seed".split()
+    + ["method.beta", "method.loss_type"]
+)
 
 
 def sections(comparison: Comparison) -> Iterator[Section]:
@@ -31,7 +36,7 @@ def sections(comparison: Comparison) -> Iterator[Section]:
         wishes = {run: asked[run][name] for run in ran if name in asked[run] and asked[run][name] not in (None, "auto")}
         changed = any(name in ran[run] and ran[run][name] != wish for run, wish in wishes.items())
         if not changed and all(value == values[0] for value in values):
-            alike.append(f"{name} {_word(values[0])}")
+            alike += [f"{name} {_word(values[0])}"] if wishes or name in TOLD else []
         else:
             rows.append((name, [_cell(name, one, ran[one.run], wishes) for one in comparison.results]))
     blocks: list[Block] = [beside(comparison, rows)] if rows else []
