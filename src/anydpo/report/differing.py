@@ -19,8 +19,7 @@ APART = frozenset(
 )
 # Told also where they are alike and nobody asked for them; --json has the rest
 TOLD = frozenset(
-    "epochs max_steps batch_size learning_rate max_length adapter adapter.r dtype seed".split()
-    + ["method.beta", "method.loss_type"]
+    "epochs max_steps batch_size learning_rate max_length adapter adapter.r seed method.beta method.loss_type".split()
 )
 
 
