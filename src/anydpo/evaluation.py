@@ -210,7 +210,7 @@ def _cached(result: Result, job: str) -> str:
 
     from anydpo.provider import FetchesAdapters, JobRef
     from anydpo.registry import provider, split_place
-    from anydpo.weights import trained_whole
+    from anydpo.weights import settle_base, trained_whole
 
     folder = home() / "cache" / "weights" / split_place(result.place)[0] / quote(job, safe="")
     if not folder.is_dir():
@@ -219,6 +219,7 @@ def _cached(result: Result, job: str) -> str:
             place.fetch_adapter(ref, folder)
         else:
             place.fetch(ref, folder)
+        settle_base(folder, result)
     return str(folder)
 
 
@@ -241,10 +242,11 @@ def _reference(result: Result, named: str | None) -> str | None:
     before = [stage.provider_job_id for stage in result.stages if stage.stage == "sft" and stage.provider_job_id]
     if before:
         return _cached(result, before[-1])
-    if result.job.get("start_from"):
+    start = result.job.get("start_from") or ("its own supervised stage" if result.job.get("sft") else None)
+    if start is not None:
         raise RunFailed(
-            f"run {result.run} began from {result.job['start_from']}, which only {result.place} knows",
+            f"run {result.run} began from {start}, whose weights only {result.place} has",
             provider=result.place,
-            hint="--ref-model FOLDER names its weights",
+            hint="--ref-model FOLDER names them",
         )
     return result.model.requested if trained_whole(result) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,6 +36,7 @@ def bring(
         else:
             place.fetch(ref, unfinished, checkpoint)
         is_adapter = (unfinished / ADAPTER).is_file()
+        settle_base(unfinished, result)
         if form == "adapter" and not is_adapter:
             raise _no_adapter(result, form)
         if form == "merged" and is_adapter:
@@ -45,6 +47,17 @@ def bring(
 def trained_whole(result: Result) -> bool:
     """Say whether a run is known to have trained every weight, so that it has no adapter."""
     return "full" in (result.method.effective.get("adapter"), result.job.get("adapter"))
+
+
+def settle_base(folder: Path, result: Result) -> None:
+    """Let an adapter name its base as this machine knows it, where it names a folder of the machine that trained it."""
+    path = folder / ADAPTER
+    if not path.is_file() or result.model.requested is None:
+        return
+    config = json.loads(path.read_text("utf-8"))
+    base = Path(str(config.get("base_model_name_or_path")))
+    if base.is_absolute() and not base.exists():
+        path.write_text(json.dumps({**config, "base_model_name_or_path": result.model.requested}, indent=1), "utf-8")
 
 
 def python_of(result: Result) -> str | None:

@@ -157,6 +157,30 @@ def test_a_run_that_trained_every_weight_has_no_adapter_to_fetch(place: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_from_another_machine_names_its_base_as_this_one_knows_it(tmp_path: Path) -> None:
+    from anydpo.result import Model, Result, State
+    from anydpo.weights import ADAPTER, settle_base
+
+    one = Result(run="r", place="sagemaker/training", state=State.SUCCEEDED, model=Model(requested="Qwen/Qwen3-8B"))
+    for base, expected in (("/opt/ml/input/model", "Qwen/Qwen3-8B"), (str(tmp_path), str(tmp_path)), ("a/b", "a/b")):
+        (tmp_path / ADAPTER).write_text(json.dumps({"base_model_name_or_path": base, "r": 8}))
+        settle_base(tmp_path, one)
+        assert json.loads((tmp_path / ADAPTER).read_text()) == {"base_model_name_or_path": expected, "r": 8}
+
+
+def test_a_reference_that_nobody_here_has_is_asked_for(place: Path) -> None:
+    from anydpo.errors import RunFailed
+    from anydpo.evaluation import _reference
+    from anydpo.result import Result, State
+
+    job = {"model": "m", "sft": {"data": "chosen"}}
+    one = Result(run="r", place="openai", state=State.SUCCEEDED, job=job)
+    with pytest.raises(RunFailed, match="its own supervised stage") as caught:
+        _reference(one, None)
+    assert "--ref-model" in str(caught.value.hint)
+    assert _reference(one, "folder") == "folder"
+
+
 def test_two_providers_that_train_the_same_data_with_the_same_seed_compare_as_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: bool
 ) -> None:
