@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anydpo.data.write import json_line
+from anydpo.errors import RunFailed
 from anydpo.home import home
 from anydpo.result import Estimate, Evaluation, Reliability, Result, Slice
 from anydpo.statistics import (
@@ -41,11 +43,11 @@ DURING_TRAINING = ("precompute_ref_log_probs", "precompute_ref_batch_size", "syn
 
 def config_of(result: Result, how: How) -> dict[str, Any]:
     """Return the settings of a measurement, as the trainer takes them, without paths."""
-    job = result.job
+    job, ran = result.job, str(result.method.effective.get("chat_template"))
     return {
         "method": method_of(result),
         "max_length": how.max_length,
-        "chat_template": job.get("chat_template", "auto"),
+        "chat_template": ran if Path(ran).is_file() else job.get("chat_template", "auto"),
         "dtype": how.dtype,
         "kl_prompts": how.kl_prompts,
         "kl_tokens": how.kl_tokens,
@@ -82,13 +84,19 @@ def measure(
         rows = list(_read(folder / "out" / ROW))
         drawn = list(_read(folder / "out" / KL_ROW))
     rows = [{**row, "pair": int(row["source"]), "source": kept[int(row["source"])].source} for row in rows]
-    evaluation = summarise(wanted, rows, drawn, kept, how)
-    told = {f"measured/{key.removeprefix('eval/')}": Estimate(value=value) for key, value in found["metrics"].items()}
+    whole = [row for row in rows if _is_finite(row)]
+    if not whole:
+        raise RunFailed(f"run {result.run}: the log-probabilities of its model are not numbers", provider=result.place)
     skipped = dict(found["data"]["skipped"])
-    return (
-        evaluation.model_copy(update={"metrics": {**told, **evaluation.metrics}, "skipped": skipped}),
-        rows,
-    )
+    if len(whole) < len(rows):
+        skipped["not_finite"] = len(rows) - len(whole)
+    evaluation = summarise(wanted, whole, [row for row in drawn if math.isfinite(row["kl"])], kept, how)
+    told = {
+        f"measured/{key.removeprefix('eval/')}": Estimate(value=value)
+        for key, value in found["metrics"].items()
+        if value is not None and math.isfinite(value)
+    }
+    return evaluation.model_copy(update={"metrics": {**told, **evaluation.metrics}, "skipped": skipped}), whole
 
 
 def summarise(
@@ -178,6 +186,10 @@ def _slices(rows: Sequence[Mapping[str, Any]], pairs: Sequence[PreferencePair], 
             told = (ACCURACY, "measured/rewards/margins")
             metrics = _estimates({name: values[name] for name in told}, how.seed)
             yield Slice(by=kind, name=label, pairs=len(part), metrics=metrics)
+
+
+def _is_finite(row: Mapping[str, Any]) -> bool:
+    return all(math.isfinite(value) for value in row.values() if isinstance(value, float))
 
 
 def _longer(row: Mapping[str, Any]) -> str:

@@ -113,7 +113,7 @@ def _make_models(config: Any) -> None:
     """
     from anydpo_trainer import model as models
 
-    if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, Generation):
+    if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, (Generation, Merge)):
         return
     for name in (getattr(config, "start_from", None) or config.model, config.ref_model):
         if name is not None:

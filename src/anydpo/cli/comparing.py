@@ -54,6 +54,7 @@ def evaluate(
     ] = None,
     ref_model: Annotated[str | None, typer.Option(metavar="MODEL", help="Instead of each run's own reference.")] = None,
     max_length: Annotated[int | None, typer.Option(metavar="N", help="Leave out pairs of more tokens.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64; auto: what the device has.")] = "auto",
     kl_prompts: Annotated[int, typer.Option(metavar="N", help="Prompts over which the divergence is drawn.")] = 64,
     judge: Annotated[str | None, typer.Option(metavar="MODEL", help="Also let this model judge completions.")] = None,
     judge_url: Annotated[str | None, typer.Option(metavar="URL", help="Where; default: OPENAI_BASE_URL.")] = None,
@@ -92,6 +93,7 @@ def evaluate(
         say=output.say,
         ref_model=ref_model,
         max_length=max_length,
+        dtype=dtype,
         kl_prompts=kl_prompts,
         by=tuple(filter(None, (by or "").split(","))),
     )
