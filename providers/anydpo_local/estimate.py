@@ -13,7 +13,7 @@ from anydpo.errors import RunFailed
 from anydpo.home import home
 from anydpo.provider import DataFile, Plan, Quote
 from anydpo.result import Cost
-from anydpo_local import machine
+from anydpo.trainer_process import run_trainer
 from anydpo_trainer.metrics_file import read_since
 
 MOST_SECONDS = 600.0  # after which a trial says nothing
@@ -67,9 +67,8 @@ def _measured(python: str, config: dict[str, Any], sample: DataFile) -> dict[str
         return found
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        (out / "config.json").write_text(json.dumps(config), "utf-8")
         began = time.time()
-        machine.run_trainer(python, "train", out / "config.json", out, seconds=MOST_SECONDS)
+        run_trainer("train", config, out, python, provider="local", seconds=MOST_SECONDS)
         records, _, _ = read_since(out / "metrics.jsonl", 0, None)
     made = _rates([json.loads(record) for record in records], began)
     known.parent.mkdir(parents=True, exist_ok=True)

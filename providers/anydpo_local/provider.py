@@ -28,6 +28,7 @@ from anydpo.provider import (
     Staged,
 )
 from anydpo.result import Artifact, Sample, State
+from anydpo.trainer_process import run_trainer
 from anydpo_local import dialect, estimate, machine
 from anydpo_trainer import folder as trainer_folder
 from anydpo_trainer.config import LOSSES, TINY
@@ -233,14 +234,21 @@ class LocalProvider:
             kept = {key: config[key] for key in ("chat_template", "device", "cache_dir")}
             wish = {"models": models, "prompts": str(out / "prompts.jsonl"), "max_new_tokens": max_tokens}
             asked = {**kept, **wish, "temperature": temperature, "seed": seed}
-            (out / CONFIG).write_text(json.dumps(asked), "utf-8")
-            machine.run_trainer((folder / "python").read_text("utf-8"), "generate", out / CONFIG, out)
+            run_trainer("generate", asked, out, (folder / "python").read_text("utf-8"), provider="local")
             rows = [json.loads(line) for line in (out / "samples.jsonl").read_text("utf-8").splitlines()]
         before, after = rows[: len(prompts)], rows[len(prompts) :]
         return tuple(
             Sample(prompt=str(prompt[-1]["content"]), base=b["text"], tuned=a["text"])
             for prompt, b, a in zip(prompts, before, after, strict=True)
         )
+
+    def reference(self, ref: JobRef) -> str | None:
+        """Return what DPO was held to: named, left by the SFT stage, or the start; None for a bare adapter."""
+        folder = _made(ref)
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        before = str(folder / "sft") if (folder / "sft").is_dir() else config["start_from"]
+        plain = None if config["adapter"] else config["model"]
+        return config["ref_model"] or before or plain
 
 
 def _folder(key: str) -> Path:

@@ -205,20 +205,32 @@ class TogetherProvider:
 
     def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
         """Bring the weights into a new folder: merged where an adapter was trained."""
+        job = self._ended(ref, checkpoint)
+        return self._fetch(job, "model_output_path" if _is_full(job) else "merged", folder, checkpoint)
+
+    def fetch_adapter(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the adapter alone into a new folder."""
+        job = self._ended(ref, checkpoint)
+        if _is_full(job):
+            raise RunFailed("this run trained every weight: it has no adapter", provider=self.name)
+        return self._fetch(job, "adapter", folder, checkpoint)
+
+    def _ended(self, ref: JobRef, checkpoint: int | None) -> Mapping[str, Any]:
+        job = self._all_of(ref)[0][-1]
+        if dialect.state_of(job.get("status")) is not State.SUCCEEDED and checkpoint is None:
+            raise RunFailed("this run has left no model yet", provider=self.name, hint="anydpo watch RUN")
+        return job
+
+    def _fetch(self, job: Mapping[str, Any], form: str, folder: Path, checkpoint: int | None) -> tuple[Artifact, ...]:
         with new_folder(folder) as unfinished:
-            job = self._all_of(ref)[0][-1]
-            state = dialect.state_of(job.get("status"))
-            if state is not State.SUCCEEDED and checkpoint is None:
-                raise RunFailed("this run has left no model yet", provider=self.name, hint="anydpo watch RUN")
-            full = (job.get("training_type") or {}).get("type") == "Full"
-            asked: dict[str, Any] = {"ft_id": job["id"], "checkpoint": "model_output_path" if full else "merged"}
+            asked: dict[str, Any] = {"ft_id": job["id"], "checkpoint": form}
             if checkpoint is not None:
                 asked["checkpoint_step"] = checkpoint
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as name:
                 archive = Path(name) / "weights"
                 self._download(asked, archive)
                 unpack(archive, unfinished)
-        return (Artifact(kind="model", path=str(folder)),)
+        return (Artifact(kind="adapter" if form == "adapter" else "model", path=str(folder)),)
 
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Say whether the key is there and the service answers to it."""
@@ -381,3 +393,7 @@ def _body(exc: Any) -> Any:
         return exc.response.json()
     except Exception:  # a stream that was not read, or no JSON: the SDK's words then
         return exc.body
+
+
+def _is_full(job: Mapping[str, Any]) -> bool:
+    return (job.get("training_type") or {}).get("type") == "Full"

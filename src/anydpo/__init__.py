@@ -11,8 +11,11 @@ __version__ = "0.1.0"
 _WHERE = {
     "AnyDPOError": "anydpo.errors",
     "Capabilities": "anydpo.provider",
+    "Comparison": "anydpo.comparison",
     "DPO": "anydpo.job",
+    "Evaluation": "anydpo.result",
     "Event": "anydpo.provider",
+    "Judge": "anydpo.judge",
     "LoRA": "anydpo.job",
     "Plan": "anydpo.provider",
     "PreferenceDataset": "anydpo.data.dataset",
@@ -23,6 +26,8 @@ _WHERE = {
     "SFT": "anydpo.job",
     "State": "anydpo.result",
     "check": "anydpo.plan",
+    "compare": "anydpo.comparison",
+    "evaluate": "anydpo.evaluation",
     "load": "anydpo.data.read",
     "Quote": "anydpo.provider",
     "providers": "anydpo.catalogue",
@@ -47,6 +52,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "run",
     "sample",
     "runs",
+    "evaluate",
+    "compare",
     "providers",
     "Plan",
     "Quote",
@@ -54,6 +61,9 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "Event",
     "State",
     "Result",
+    "Evaluation",
+    "Comparison",
+    "Judge",
     "Capabilities",
     "AnyDPOError",
     "__version__",
@@ -61,15 +71,18 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
 
 if TYPE_CHECKING:
     from anydpo.catalogue import providers
+    from anydpo.comparison import Comparison, compare
     from anydpo.data.dataset import PreferenceDataset
     from anydpo.data.pair import PreferencePair
     from anydpo.data.read import load
     from anydpo.errors import AnyDPOError
+    from anydpo.evaluation import evaluate
     from anydpo.handle import Run, run, runs, sample, submit
     from anydpo.job import DPO, SFT, LoRA, PreferenceJob
+    from anydpo.judge import Judge
     from anydpo.plan import check
     from anydpo.provider import Capabilities, Event, Plan, Quote
-    from anydpo.result import Result, State
+    from anydpo.result import Evaluation, Result, State
     from anydpo.spend import quote
 
 

@@ -9,10 +9,13 @@ from typing import Any, TypeVar, overload
 
 import anydpo
 from anydpo import handle, spend
+from anydpo.comparison import Comparison
 from anydpo.data.dataset import PreferenceDataset
+from anydpo.evaluation import Evaluated
 from anydpo.job import PreferenceJob
 from anydpo.provider import Event, Plan, Quote
 from anydpo.result import Artifact, Result, Sample, State
+from anydpo.weights import Form
 
 T = TypeVar("T")
 _END = object()
@@ -57,9 +60,11 @@ class Run:
         """Ask the run to stop."""
         await _in_thread(self.sync.cancel)
 
-    async def fetch(self, folder: str | Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
-        """Bring the trained weights into a folder."""
-        return await _in_thread(self.sync.fetch, folder, checkpoint)
+    async def fetch(
+        self, folder: str | Path, checkpoint: int | None = None, form: Form | None = None
+    ) -> tuple[Artifact, ...]:
+        """Bring the trained weights into a folder; see `anydpo.Run.fetch`."""
+        return await _in_thread(self.sync.fetch, folder, checkpoint, form)
 
 
 async def load(source: Any, format: str | None = None, **options: Any) -> PreferenceDataset:  # noqa: A002
@@ -103,6 +108,16 @@ async def runs() -> list[Run]:
 async def sample(run: Run, prompts: Sequence[str], **options: Any) -> tuple[Sample, ...]:
     """Return what the models before and after training write; see `anydpo.Run.sample`."""
     return await _in_thread(run.sync.sample, prompts, **options)
+
+
+async def evaluate(runs: Sequence[Run], data: Any, **options: Any) -> Evaluated:
+    """Measure runs on the same pairs; see `anydpo.evaluate`."""
+    return await _in_thread(anydpo.evaluate, [one.sync for one in runs], data, **options)
+
+
+async def compare(runs: Sequence[Run | Result]) -> Comparison:
+    """Return runs side by side; see `anydpo.compare`."""
+    return await _in_thread(anydpo.compare, [one if isinstance(one, Result) else one.sync for one in runs])
 
 
 async def _in_thread(call: Callable[..., T], *arguments: Any, **options: Any) -> T:

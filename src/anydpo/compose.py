@@ -70,6 +70,7 @@ def _data(row: RunRow, attempts: list[AttemptRow], outcome: Outcome, plan: Plan 
     files = attempts[-1].files if attempts else []
     return Data(
         fingerprint=row.data.get("fingerprint"),
+        validation_fingerprint=row.data.get("validation_fingerprint"),
         train_pairs=outcome.train_pairs or row.data.get("train_pairs"),
         validation_pairs=outcome.validation_pairs or row.data.get("validation_pairs"),
         skipped=skipped,

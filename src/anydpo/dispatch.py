@@ -18,6 +18,7 @@ from anydpo.errors import AnyDPOError, RunFailed
 from anydpo.fallback import LEFT, STOPPED, history, left_of_cap, onward, passed_over, patience, was_left
 from anydpo.identity import attempt_key, group_id
 from anydpo.journal import Journal
+from anydpo.measured import with_measurements
 from anydpo.outgoing import write_files
 from anydpo.plan import Prepared
 from anydpo.provider import CanResume, DataFile, Event, JobRef, Plan, Provider
@@ -152,7 +153,7 @@ class Dispatch:
 
     def result(self, run: str) -> Result:
         """Return what is known of a run now; a failed or unfinished run has a result too."""
-        return self._watcher.result(run)
+        return with_measurements(self._watcher.result(run), self.journal.home)
 
     def known(self, run: str) -> Result:
         """Return what the journal alone knows of a run now."""
@@ -416,6 +417,7 @@ class Dispatch:
     def _row(self, prepared: Prepared, run: str) -> RunRow:
         data = {
             "fingerprint": prepared.train.fingerprint,
+            "validation_fingerprint": prepared.validation.fingerprint if prepared.validation is not None else None,
             "train_pairs": len(prepared.train),
             "validation_pairs": len(prepared.validation) if prepared.validation is not None else None,
             "skipped": prepared.train.skipped,

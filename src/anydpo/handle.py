@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from anydpo.chain import Chain, Terms, chain_of
 from anydpo.dispatch import Dispatch
@@ -14,10 +14,14 @@ from anydpo.fanout import at_once
 from anydpo.home import home
 from anydpo.job import PreferenceJob
 from anydpo.journal import journal_of
+from anydpo.measured import keep_samples
 from anydpo.plan import Prepared, prepare_all
 from anydpo.provider import CanSample, Event
 from anydpo.result import Artifact, Attempt, Result, Sample, State
 from anydpo.spend import hold_to
+
+if TYPE_CHECKING:
+    from anydpo.weights import Form
 
 
 class How(TypedDict, total=False):
@@ -110,20 +114,32 @@ class Run:
         """Let an interrupted run go on from its last checkpoint, or from the step that nobody has taken."""
         self._dispatch.resume(self.id)
 
-    def fetch(self, folder: str | Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
-        """Bring the trained weights, or those of a checkpoint's step, into a folder."""
+    def fetch(
+        self, folder: str | Path, checkpoint: int | None = None, form: Form | None = None
+    ) -> tuple[Artifact, ...]:
+        """Bring the trained weights, or those of a checkpoint's step, into a new folder.
+
+        `form` is adapter or merged: the adapter alone, or a whole model; without it they come as the place gives them.
+        Raises `JobInvalid` where there is no adapter.
+        """
         provider, ref = self._dispatch.live_ref(self.id)
-        return provider.fetch(ref, Path(folder), checkpoint)
+        if form is None:
+            return provider.fetch(ref, Path(folder), checkpoint)
+        from anydpo.weights import bring
+
+        return bring(provider, ref, Path(folder), checkpoint, form, self.result())
 
     def sample(
         self, prompts: Sequence[str], *, max_tokens: int = 256, temperature: float = 1.0, seed: int = 0
     ) -> tuple[Sample, ...]:
-        """Return what the models before and after training write for these prompts."""
+        """Return what the models before and after training write for these prompts; it is kept with the run."""
         provider, ref = self._dispatch.live_ref(self.id)
         if not isinstance(provider, CanSample):
             raise ProviderMissing("cannot write samples", provider=provider.name)
         messages = tuple(({"role": "user", "content": prompt},) for prompt in prompts)
-        return provider.sample(ref, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        made = provider.sample(ref, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        keep_samples(self._dispatch.journal.home, self.id, ref.id, made)
+        return made
 
     def _repr_html_(self) -> str:
         return self.result()._repr_html_()

@@ -362,3 +362,21 @@ class CanSample(Protocol):
     ) -> tuple[Sample, ...]:
         """Return a completion a prompt, by the model before and after training."""
         ...
+
+
+@runtime_checkable
+class KnowsReference(Protocol):
+    """A provider that can name the model that a run's DPO was held to, as the trainer loads it."""
+
+    def reference(self, ref: JobRef) -> str | None:
+        """Return a folder or a model's id, None where it is the base that the run's adapter names."""
+        ...
+
+
+@runtime_checkable
+class FetchesAdapters(Protocol):
+    """A provider whose `fetch` merges, and that can give the adapter alone too."""
+
+    def fetch_adapter(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the adapter's weights into a folder; raises `RunFailed` where the run has none."""
+        ...

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import agreement, data, health, jobs, runs, sandbox, sending
+from anydpo.cli import agreement, comparing, data, health, jobs, runs, sandbox, sending
 
 app = typer.Typer(
     name="anydpo",
@@ -39,5 +39,6 @@ data.register(app)
 sending.register(app)
 agreement.register(app)
 runs.register(app)
+comparing.register(app)
 health.register(app)
 sandbox.register(app)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ConfigDict, Field
 
 from anydpo.catalogue import Offer
+from anydpo.comparison import Compared
 from anydpo.errors import Problem
+from anydpo.evaluation import Measured
 from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
 from anydpo.result import Artifact, Attempt, Part, Result, Sample, State
+from anydpo.retirement import Retirement
 
 if TYPE_CHECKING:
     from anydpo.handle import Run
-from anydpo.retirement import Retirement
 
 
 class Document(Part):
@@ -325,6 +327,8 @@ DOCUMENTS: dict[str, type[Part]] = {
     "cancel": Cancelled,
     "fetch": Fetched,
     "sample": Sampled,
+    "evaluate": Measured,
+    "compare": Compared,
     "providers": Places,
     "providers-model": Offered,
     "doctor": Diagnosed,

@@ -152,12 +152,17 @@ def fetch(
     run: RunId,
     folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
     checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="The weights after this step.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="A whole model: the adapter put into its base.")] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as it was trained.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Bring a run's weights into a folder that transformers and peft load."""
+    from anydpo.errors import Invalid
     from anydpo.handle import Run
 
-    artifacts = Run(run).fetch(folder, checkpoint)
+    if merged and adapter:
+        raise Invalid("--merged and --adapter are two forms of the same weights", hint="give one of them")
+    artifacts = Run(run).fetch(folder, checkpoint, "merged" if merged else "adapter" if adapter else None)
     if as_json:
         from anydpo.cli.documents import Fetched
 
