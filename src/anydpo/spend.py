@@ -110,7 +110,7 @@ def hold_to_estimate(plan: Plan, staged: Sequence[Staged], place: Provider, read
     price = reads(lambda: place.quote(told))
     if price is not None and price.cost.amount > plan.most_usd:
         raise CapExceeded(
-            f"{place.name} itself estimates {price.cost.amount:.2f} USD, and the cap leaves {plan.most_usd:.2f} USD; "
+            f"{place.name} itself estimates {price.cost.amount:.4g} USD, and the cap leaves {plan.most_usd:.4g} USD; "
             "the files are there, no job was created",
             provider=place.name,
             hint=DEAR,
