@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from anydpo.errors import (
     RunFailed,
     SafetyRefused,
 )
+from anydpo.fanout import at_once
 from anydpo.home import home
 from anydpo.journal import Journal, journal_of
 from anydpo.result import State
@@ -118,6 +120,17 @@ def test_a_run_that_failed_for_the_providers_reasons_goes_on(at: Dispatch, place
     assert states[-1] is State.SUCCEEDED
     assert tried(at, sent.run) == [("one", "provider_fault"), ("two", None)]
     assert places.states() == [["failed"], ["succeeded"], []]
+
+
+def test_of_many_who_watch_one_takes_the_next_step(at: Dispatch, places: Places) -> None:
+    places.one.set(ends="failed", code="provider_fault", queue=0.0, seconds=0.0)
+    places.two.set(queue=0.0, seconds=0.0)
+    sent = at.submit(chain())
+    watchers = [Dispatch(Journal(at.journal.home), ManualClock(2e9)) for _ in range(4)]  # a process each, as it were
+    seen: list[Any] = at_once([partial(list, watcher.watch(sent.run)) for watcher in watchers])
+    assert places.made() == [1, 1, 0]
+    assert not [found for found in seen if isinstance(found, Exception)]
+    assert at.result(sent.run).state is State.SUCCEEDED
 
 
 def test_a_run_that_failed_for_the_jobs_reasons_does_not(at: Dispatch, places: Places) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -207,3 +208,31 @@ def test_one_of_several_that_cannot_be_asked_keeps_its_state(places: Places) -> 
     assert isinstance(places.one, Service)
     with pytest.raises(Invalid):
         anydpo.submit(memory_job(), [], fallback=[])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(9000.0, 2), (None, 2), (30.0, 0)])
+def test_hours_of_this_cpu_in_the_place_of_a_cloud_need_a_yes(
+    places: Places,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds: float | None,
+    code: int,
+) -> None:
+    from anydpo import spend
+    from anydpo.cli import run
+    from anydpo.provider import Quote
+    from anydpo.result import Cost
+
+    (tmp_path / "prefs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
+    free = Quote(cost=Cost(amount=0.0, basis="nothing is billed here"), seconds=seconds)
+    monkeypatch.setattr(spend, "estimate_of", lambda _: free)
+    job = ["--model", "tiny", "--data", str(tmp_path / "prefs.jsonl"), "--fallback", "one,local"]
+    assert run(["submit", *job, "--max-cost-usd", "5"]) == code
+    said = capsys.readouterr().err
+    if code:
+        how_long = "about 2 h 30 min" if seconds else "for a time that is not known"
+        assert f"local would train on the CPU, {how_long}" in said
+        assert places.made() == [0, 0, 0]
+        assert run(["submit", *job, "--yes"]) == 0
+    assert places.made() == [1, 0, 0]

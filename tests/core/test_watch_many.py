@@ -24,7 +24,7 @@ def test_a_thousand_runs_are_watched_without_growth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:
     one = watched(1, tmp_path, monkeypatch)
-    many = 1000 if full else 40
+    many = 1000 if full else 24
     found = watched(many, tmp_path, monkeypatch)
     assert found["succeeded"] == many
     assert found["polls"] == many * one["polls"]  # nobody is asked more often for not being alone
