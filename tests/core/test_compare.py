@@ -92,6 +92,13 @@ def test_the_best_is_tested_against_each_other_on_the_same_pairs(tmp_path: Path)
     assert "may differ by chance alone" in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_where_two_are_best_the_others_are_still_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [made.measured(tmp_path, made.result(i), right, seed=i) for i, right in enumerate((1.0, 1.0, 0.97))]
+    compare(runs).print()
+    said = capsys.readouterr().out
+    assert "Best: A local and B together with rewards/accuracies 1, measured here; from C it may differ" in said
+
+
 def test_runs_that_are_equal_are_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     one, other = made.result(0), made.result(0, run="twin", place="together")
     compare([one, other]).print()

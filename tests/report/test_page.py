@@ -72,6 +72,16 @@ def test_the_views_of_the_curves_are_switched_without_a_script(browser: Any, pag
     tab.close()
 
 
+@pytest.mark.parametrize("kind", ["five", "twelve"])
+def test_nothing_is_cut_off_on_paper(browser: Any, pages: dict[str, Path], kind: str) -> None:
+    tab = browser.new_page(viewport={"width": 720, "height": 1000})  # A4 without its margins
+    tab.goto(pages[kind].resolve().as_uri())
+    tab.emulate_media(media="print")
+    wide = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(tab.evaluate(wide)) <= 1
+    tab.close()
+
+
 class Tags(HTMLParser):
     """Every element and attribute of a page."""
 

@@ -86,7 +86,7 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
     if len(even) == len(found):
         return f"All equal in {said}, {whose}", "ok"
     first = f"Best: {' and '.join(str(marks[run]) for run in even)} with {said}, {whose}"
-    tests = [one for one in comparison.differences if one.metric == name and one.run == best.run]
+    tests = [one for one in comparison.differences if one.metric == name and one.other not in even]
     unsure = [one for one in tests if not one.significant]
     if tests and unsure:
         letters = ", ".join(marks[one.other].letter for one in unsure)

@@ -89,7 +89,9 @@ border-radius:1rem;font-size:.85rem;color:var(--soft);cursor:pointer}
 .plot,.axis{margin-right:2.2rem}.plot .end{width:2.2rem}.plot .end i{display:none}
 .pinned th:first-child,.pinned td:first-child{max-width:8.5rem;white-space:normal;overflow-wrap:anywhere}}
 @media print{body{max-width:none;padding:0}.views>input,.views>label{display:none}.view,.view h3{display:block}
-.view h3{margin:.6rem 0}.scroll{overflow:visible}.pinned td{white-space:normal}
+.view h3{margin:.6rem 0}.scroll{overflow:visible}.pinned td,.pinned th:first-child,.n,th{white-space:normal}
+table{font-size:.68rem}th{font-size:.66rem}th,td{padding-right:.5rem}.pinned th,.pinned td{overflow-wrap:anywhere}
+.pinned th:first-child,.pinned td:first-child{position:static;max-width:9rem;overflow:visible}
 section,.chart,.sides,.range,tr{break-inside:avoid}
 section{break-inside:auto}h2{break-after:avoid}}
 """

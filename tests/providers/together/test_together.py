@@ -344,3 +344,17 @@ def test_the_storage_is_never_shown_the_key(cloud: Cloud, tmp_path: Path) -> Non
     cloud.ended(ref)
     cloud.provider.fetch(ref, tmp_path / "out")
     assert [entry["status"] for entry in cloud.box.requests("storage")] == [200, 200]
+
+
+def test_an_adapter_is_fetched_alone_where_one_was_trained(cloud: Cloud, tmp_path: Path) -> None:
+    ref = cloud.by_hand(adapter=anydpo.LoRA(r=8))
+    with pytest.raises(errors.RunFailed, match="no model yet"):
+        cloud.provider.fetch_adapter(ref, tmp_path / "early")
+    cloud.ended(ref)
+    (artifact,) = cloud.provider.fetch_adapter(ref, tmp_path / "adapter")
+    assert artifact.kind == "adapter"
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    whole = cloud.by_hand(key="anydpo-" + "1" * 24, adapter="full")
+    cloud.ended(whole)
+    with pytest.raises(errors.RunFailed, match="no adapter"):
+        cloud.provider.fetch_adapter(whole, tmp_path / "none")
