@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ PLAIN = frozenset(
 )
 FIXED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+EMPTY: dict[str, Callable[[], Any]] = {
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,
+}
 IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
 
 
@@ -77,9 +84,9 @@ def _read(content: bytes) -> dict[str, Any]:
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[int(given)] = stack[-1]
+            memo[int(given or 0)] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(given)])
+            stack.append(memo[int(given or 0)])
         elif name == "BUILD":
             state = stack.pop()
             if isinstance(state, dict) and isinstance(stack[-1], _Object):
@@ -91,8 +98,8 @@ def _read(content: bytes) -> dict[str, Any]:
 
 def _step(name: str, stack: list[Any]) -> None:
     """Follow one instruction that takes from the stack."""
-    if name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "EMPTY_SET"):
-        stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}[name]())
+    if name in EMPTY:
+        stack.append(EMPTY[name]())
     elif name in TUPLES:
         count = TUPLES[name]
         stack[-count:] = [tuple(stack[-count:])]

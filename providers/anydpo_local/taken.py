@@ -147,7 +147,7 @@ def _result(
     adapter: Mapping[str, Any],
 ) -> dict[str, Any]:
     step, most = int(state.get("global_step") or 0), int(state.get("max_steps") or 0)
-    summary = next((record for record in reversed(history) if "train_runtime" in record), {})
+    summary: dict[str, Any] = next((record for record in reversed(history) if "train_runtime" in record), {})
     ended = step >= most or bool(summary) or _has_weights(folder)
     final = {name: value for record in records for name, value in record.items() if "/" in name}
     tokens = final.get("train/num_tokens")

@@ -68,6 +68,11 @@ def described(body: Mapping[str, Any], service: Service) -> Described:
             lost[name] = "no equivalent"
     if options:
         job["options"] = {service.provider: options}
-    return Described(
-        job=job, lost=lost, place=service.place, name=options.get("suffix"), created=body.get("created_at")
-    )
+    called = options.get("suffix") or _suffix_of(body.get("fine_tuned_model"))
+    return Described(job=job, lost=lost, place=service.place, name=called, created=body.get("created_at"))
+
+
+def _suffix_of(tuned: Any) -> str | None:
+    """Return the suffix in `ft:BASE:ORGANISATION:SUFFIX:ID`; a job itself does not tell its own."""
+    parts = str(tuned or "").split(":")
+    return parts[3] or None if len(parts) == 5 and parts[0] == "ft" else None

@@ -54,8 +54,7 @@ def _drawn(tuning: Tuning, tried: Sequence[Tried], draw: int) -> dict[str, Any]:
     try:
         seed = _seed(tuning.seed, len(tried), draw)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST)
-        direction = "maximize" if tuning.goal == "max" else "minimize"
-        study = optuna.create_study(direction=direction, sampler=sampler)
+        study = optuna.create_study(direction="maximize" if tuning.goal == "max" else "minimize", sampler=sampler)
         for each in tried:
             state = optuna.trial.TrialState.FAIL if each.value is None else optuna.trial.TrialState.COMPLETE
             params = {name: _coded(tuning.space[name], value) for name, value in each.values.items()}

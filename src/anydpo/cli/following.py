@@ -22,7 +22,7 @@ Track = Annotated[
 
 
 def sinks_of(names: Sequence[str] | None) -> list[EventSink]:
-    """Return the trackers of these names; to be asked for before anything is sent, so that a wrong one stops nothing."""
+    """Return the trackers of these names; asked for before anything is sent, so that a wrong one stops nothing."""
     if not names:
         return []
     from anydpo.tracking import sinks_named
