@@ -104,7 +104,8 @@ def _step(name: str, stack: list[Any]) -> None:
         count = TUPLES[name]
         stack[-count:] = [tuple(stack[-count:])]
     elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
-        stack.append({"TUPLE": tuple, "LIST": list, "DICT": _table, "FROZENSET": list}[name](_since_mark(stack)))
+        items = _since_mark(stack)
+        stack.append(tuple(items) if name == "TUPLE" else _table(items) if name == "DICT" else items)
     elif name == "SETITEM":
         value, key = stack.pop(), stack.pop()
         _set(stack[-1], [key, value])

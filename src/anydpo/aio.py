@@ -99,9 +99,9 @@ async def import_run(source: str | Path) -> Run:
     return Run(await _in_thread(anydpo.import_run, source))
 
 
-async def migrate(run: Run | str, place: str) -> Migration:
+async def migrate(run: Run | str, place: str, **options: Any) -> Migration:
     """Return a run's job for another place; see `anydpo.migrate`."""
-    return await _in_thread(anydpo.migrate, run.sync if isinstance(run, Run) else run, place)
+    return await _in_thread(anydpo.migrate, run.sync if isinstance(run, Run) else run, place, **options)
 
 
 async def runs() -> list[Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from anydpo.result import Part
 
 OF_THE_PLACE = ("options", "start_from", "allow_ignored")  # mean something at the old place only
 NEEDED = ("model", "data")
+MADE_UP = 2000  # pairs that stand for data which are not here: above every place's least
 
 
 class Change(Part):
@@ -65,8 +66,12 @@ class Migration(Part):
         return tuple(change for change in self.changes if change.kind == kind)
 
 
-def migrate(run: Run | str, place: str) -> Migration:
-    """Return the equivalent job of a run at another place. Raises `ProviderMissing` for a place that is none."""
+def migrate(run: Run | str, place: str, *, data: str | None = None, validation: str | float | None = None) -> Migration:
+    """Return the equivalent job of a run at another place.
+
+    `data` and `validation` are for a run whose own are not here, such as an imported one. Raises `ProviderMissing` for
+    a place that is none.
+    """
     provider(split_place(place)[0])
     journal = journal_of(home())
     row = journal.run(run.id if isinstance(run, Run) else run)
@@ -74,16 +79,18 @@ def migrate(run: Run | str, place: str) -> Migration:
     if not row.job:
         raise Invalid(f"run {row.id} was found without its job", hint="submit the job again: it takes the run's place")
     fields, lost = _carried(row, place)
-    prepared, found = _prepared(row, attempts, fields, place, lost)
-    changes = [*_changes(row, attempts, fields, prepared), *lost]
-    problems = found if prepared is None else prepared.plan.problems
+    given = {name: value for name, value in (("data", data), ("validation", validation)) if value is not None}
+    sources = [_absolute_all(given)] if data is not None else _sources(row, attempts)
+    prepared, found = _prepared(row, sources, fields, place, lost)
+    changes = [*_changes(row, attempts, fields, prepared, lost), *lost]
+    problems = (*found, *(prepared.plan.problems if prepared is not None else ()))
     order = {"lost": 0, "changed": 1, "kept": 2}
     return Migration(
         run=row.id,
         name=row.name,
         before=attempts[-1].place if attempts else row.place,
         place=prepared.plan.place if prepared else place,
-        ready=prepared is not None and prepared.plan.ok,
+        ready=not problems,
         changes=tuple(sorted(changes, key=lambda change: order[change.kind])),
         problems=tuple(problem._asdict() for problem in problems),
         warnings=prepared.plan.warnings if prepared else (),
@@ -112,15 +119,14 @@ def _carried(row: RunRow, place: str) -> tuple[dict[str, Any], list[Change]]:
 
 
 def _prepared(
-    row: RunRow, attempts: list[AttemptRow], fields: dict[str, Any], place: str, lost: list[Change]
+    row: RunRow, sources: list[dict[str, Any]], fields: dict[str, Any], place: str, lost: list[Change]
 ) -> tuple[Prepared | None, tuple[Problem, ...]]:
-    """Return the job planned at the new place, without the fields that have no effect there; or why there is no plan.
+    """Return the job planned at the new place, without the fields that have no effect there, and what it lacks.
 
-    Sets in `fields` the data that the run was trained on: the user's own files where they are the same still, else
-    the copy that was kept of what was sent.
+    Sets in `fields` the first of the sources that holds what was trained. Where none can be read, made-up pairs stand
+    for the data, so that all else is told.
     """
     said: tuple[Problem, ...] = ()
-    sources = _sources(row, attempts)
     for data in sources:
         tried = {**{name: value for name, value in fields.items() if name not in ("data", "validation")}, **data}
         dropped = list[Change]()
@@ -145,8 +151,28 @@ def _prepared(
     if not said:
         told = fields.get("data")
         message = "the journal knows no file of it" if told is None else f"{told} is not here"
-        said = (Problem("data", "no_file", message, "name your own file in the job file"),)
-    return None, said
+        said = (Problem("data", "no_file", message, "name your own file: --data FILE"),)
+    if any(problem.field != "data" for problem in said):
+        return None, said
+    return _with_made_up_pairs(row, fields, place, lost), said
+
+
+def _with_made_up_pairs(row: RunRow, fields: dict[str, Any], place: str, lost: list[Change]) -> Prepared | None:
+    from anydpo import samples
+    from anydpo.data.read import load
+
+    count = min(int(row.data.get("train_pairs") or MADE_UP), MADE_UP)
+    known = {name: fields[name] for name in ("data", "validation") if name in fields}
+    tried = {**fields, "data": load(samples.pairs(count))}
+    if "validation" in tried:
+        tried["validation"] = load(samples.pairs(20))
+    try:
+        prepared = _without_the_unmet(tried, place, lost)
+    except JobInvalid:
+        return None
+    fields.clear()
+    fields.update({name: value for name, value in tried.items() if name not in ("data", "validation")} | known)
+    return prepared
 
 
 def _without_the_unmet(fields: dict[str, Any], place: str, lost: list[Change]) -> Prepared:
@@ -181,7 +207,7 @@ def _sources(row: RunRow, attempts: list[AttemptRow]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     told = {name: row.job[name] for name in ("data", "validation") if name in row.job}
     if _is_here(told.get("data")) and _is_here(told.get("validation", 0.1)):
-        made.append({name: _absolute(value) for name, value in told.items()})
+        made.append(_absolute_all(told))
     sent = {file["name"]: file["path"] for file in (attempts[-1].files if attempts else [])}
     if "train" in sent and all(Path(path).is_file() for path in sent.values()):
         kept: dict[str, Any] = {"data": sent["train"]}
@@ -201,6 +227,10 @@ def _is_here(value: Any) -> bool:
     return isinstance(value, Mapping) and "path" in value and _is_here(value["path"])
 
 
+def _absolute_all(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: _absolute(value) for name, value in given.items()}
+
+
 def _absolute(value: Any) -> Any:
     if isinstance(value, str):
         return value if "://" in value else str(Path(value).absolute())
@@ -215,7 +245,11 @@ def _absolute(value: Any) -> Any:
 
 
 def _changes(
-    row: RunRow, attempts: list[AttemptRow], fields: Mapping[str, Any], prepared: Prepared | None
+    row: RunRow,
+    attempts: list[AttemptRow],
+    fields: Mapping[str, Any],
+    prepared: Prepared | None,
+    lost: Sequence[Change],
 ) -> Iterator[Change]:
     """Yield each field that both places have a word for: the value that was run, and the one that would be."""
     last = attempts[-1] if attempts else None
@@ -223,27 +257,40 @@ def _changes(
     ran = dict(_flat((last.result or {}).get("effective") or (old.effective if old else {}) if last else {}))
     would = dict(_flat(prepared.plan.effective if prepared else {}))
     asked = dict(_flat({name: value for name, value in fields.items() if name not in (*OF_THE_PLACE, *NEEDED)}))
-    yield _change("model", old.model if old else row.job.get("model"), prepared.plan.model if prepared else None)
+    yield _model(old.model if old else row.job.get("model"), prepared)
     if prepared is not None and old is not None and old.format:
         yield _change("format", old.format, prepared.plan.format, "the pairs are written anew in the place's own form")
-    names = [name for name in (*asked, *ran, *would) if name in asked or name.rpartition(".")[2] in COMPARED]
+    told = {change.field for change in lost}
+    names = [name for name in (*asked, *ran) if name in asked or name.rpartition(".")[2] in COMPARED]
     for name in dict.fromkeys(names):
-        if name.partition(".")[0] in ("name", "tags", "validation"):
+        top = name.partition(".")[0]
+        if top in ("name", "tags", "validation") or name in told or top in told:
             continue
         before, after = ran.get(name, asked.get(name)), would.get(name, asked.get(name))
-        if before is None and after is None:
-            continue
-        reason = "the old place does not tell" if before is None else "each place has its own usual one"
-        if after is None and name not in asked:
-            reason = "the new place decides"
+        reason = "the new place decides" if after is None else "each place has its own usual one"
         yield _change(name, before, after, reason)
 
 
+def _model(before: Any, prepared: Prepared | None) -> Change:
+    problems = prepared.plan.problems if prepared else ()
+    wrong = next((problem.message for problem in problems if problem.field == "model"), None)
+    if wrong is not None or prepared is None:
+        return Change(field="model", kind="lost", before=before, reason=wrong or "no plan could be made there")
+    return _change("model", before, prepared.plan.model, "the same weights by another name, or what the table names")
+
+
 def _change(name: str, before: Any, after: Any, reason: str | None = None) -> Change:
-    same = before == after or (isinstance(before, float) and isinstance(after, (int, float)) and before == after)
+    same = _one_form(before) == _one_form(after)
     return Change(
         field=name, kind="kept" if same else "changed", before=before, after=after, reason=None if same else reason
     )
+
+
+def _one_form(value: Any) -> Any:
+    """Return a value as every place writes it: one name alone, and several with commas, are lists."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

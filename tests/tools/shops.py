@@ -50,9 +50,10 @@ class Shop(MemoryProvider):
         if "tuning" in body:
             best = max(self.trials(ref), key=lambda trial: trial.value or 0.0)
             stages = tuple(Stage(stage="trial", provider_job_id=t.ref.id, state=t.state) for t in self.trials(ref))
-            final = {"eval/rewards/accuracies": best.value}
-            return found.model_copy(update={"stages": stages, "metrics": Metrics(final=final)})
-        final = {"eval/rewards/accuracies": accuracy(body["beta"], body["rate"]), "train/loss": 0.5}
+            metrics = Metrics(final={"eval/rewards/accuracies": best.value})
+            return found.model_copy(update={"stages": stages, "metrics": metrics})
+        reached = accuracy(body["beta"], body["rate"])
+        final: dict[str, float | None] = {"eval/rewards/accuracies": reached, "train/loss": 0.5}
         return found.model_copy(update={"metrics": Metrics(final=final)})
 
     def tuning_plan(self, plan: Plan, tuning: Tuning) -> Plan:

@@ -79,6 +79,7 @@ def test_the_best_is_the_best_by_arithmetic_and_a_result(service: Service) -> No
     assert [trial.value for trial in found.trials] == reached
     assert found.best_trial == 1 + reached.index(max(reached))
     assert found.best is not None
+    assert found.best_trial is not None
     assert found.best.run == found.trials[found.best_trial - 1].run
     assert found.best.name == f"tone-{found.best_trial}"
     told = [stage for stage in found.best.stages if stage.stage == "trial"]
@@ -88,8 +89,8 @@ def test_the_best_is_the_best_by_arithmetic_and_a_result(service: Service) -> No
     assert found.columns == ("trial", "method.beta", "learning_rate", "state", "eval/rewards/accuracies", "run", "")
     assert [row[0] for row in found.rows() if row[-1] == "best"] == [found.best_trial]
     low = a_sweep(goal="min")
-    assert low.best is not None
-    assert low.trials[(low.best_trial or 0) - 1].value == min(trial.value or 9 for trial in low.trials)
+    assert low.best_trial is not None
+    assert low.trials[low.best_trial - 1].value == min(trial.value or 9 for trial in low.trials)
 
 
 def test_later_trials_learn_from_earlier_ones() -> None:

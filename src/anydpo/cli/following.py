@@ -91,7 +91,8 @@ def show_result(result: Result) -> None:
             output.out(f"  hint:  {result.error.hint.replace('RUN', result.run)}")
     data, usage = result.data, result.usage
     skipped = f", {sum(data.skipped.values())} rows skipped" if data.skipped else ""
-    output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
+    if data.train_pairs is not None:  # an imported run's provider may not tell
+        output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
     if usage.steps is not None:
         took = f" in {result.timing.train_seconds:.0f} s" if result.timing.train_seconds else ""
         output.out(f"  steps: {usage.steps}{took}")

@@ -11,7 +11,7 @@ import typer
 
 from anydpo.cli import output
 from anydpo.cli.following import show_result
-from anydpo.cli.options import JSON
+from anydpo.cli.options import JSON, number_or_text
 
 if TYPE_CHECKING:
     from anydpo.migration import Migration
@@ -54,13 +54,16 @@ def import_(
 def migrate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")],
     place: Annotated[str, typer.Option("--place", "-p", metavar="PLACE", help="Where it should go.")],
+    data: Annotated[str | None, typer.Option(help="The pairs, where the run's own are not here.")] = None,
+    validation: Annotated[str | None, typer.Option(help="A share or a file, with --data.")] = None,
     to: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="[RUN-PLACE.toml]")] = None,
     as_json: JSON = False,
 ) -> None:
     """Write a run's job for another place and say what changes; nothing is sent."""
     from anydpo.migration import migrate as made_ready
 
-    found = made_ready(run, place)
+    held_out = number_or_text(validation) if validation is not None else None
+    found = made_ready(run, place, data=data, validation=held_out)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{found.name or found.run}-{place}")
     found = found.save(to or Path(f"{name}.toml"))
     if as_json:

@@ -9,6 +9,7 @@ from typing import Any
 from anydpo.errors import Invalid
 from anydpo.translate import common
 from anydpo.translate.reading import Theirs, Translated
+from anydpo_trainer.config import Method
 
 METHOD = (
     *("beta", "loss_weights", "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef", "use_weighting"),
@@ -21,6 +22,7 @@ NEEDS = {  # an option → what has to be on for it to have a part; a saved conf
     "ref_model_sync_steps": ("sync_ref_model", True),
     "discopop_tau": ("loss_type", "discopop"),
 }
+USUAL_METHOD = Method()
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 USUAL = {**common.USUAL, "truncation_mode": "keep_start", "dataset_train_split": "train", "dataset_test_split": "test"}
 
@@ -60,7 +62,7 @@ def method_of(config: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {"loss_type": names[0] if len(names) == 1 else names}
     for name in METHOD:
         value = config.get(name)
-        if value in (None, False) or (name == "label_smoothing" and not value):
+        if value in (None, False) or (name != "beta" and value == getattr(USUAL_METHOD, name)):
             continue
         switch, on = NEEDS.get(name, ("", None))
         has = names if switch == "loss_type" else [config.get(switch)]
