@@ -25,8 +25,9 @@ WAYS = (("scan", 1, ""), ("scan by two", 2, ""), ("convert", 1, "out"), ("conver
 BARS = {"rows_per_second": 30_000, "peak_mb": 100, "two_processes": 1.6, "times_usual": 10, "first_error_seconds": 5}
 
 OURS = """
-import sys, anydpo
-found = anydpo.load(sys.argv[1], workers=int(sys.argv[2]))
+import sys
+from anydpo.data.read import read
+found = read(sys.argv[1], workers=int(sys.argv[2]))
 if sys.argv[3]:
     found.write(sys.argv[3], "openai")
 print(found.rows, len(found), sum(found.skipped.values()))

@@ -2,8 +2,10 @@
 
 Both take their optimiser steps in turn in one process: TRL 1.16's DPOTrainer at its best settings on a processor
 (float32, no gradient checkpointing, fused AdamW, reference precomputed), ours as it trains. Peak memory is that of
-processes of their own, four pairs a step. The roofline is the time that the unique tokens' floating-point operations
-take at the median rate of matrix products of the model's own shapes, measured in the same rounds.
+processes of their own, four pairs a step. Before each step the C library is set as in such a process: ours keeps
+freed memory for itself, TRL has the library's defaults at the most that they adapt to. The roofline is the time that
+the unique tokens' floating-point operations take at the median rate of matrix products of the model's own shapes,
+measured in the same rounds.
 
 Needs TRL: pip install --constraint constraints.txt trl==1.16.0 datasets accelerate
 """
@@ -61,6 +63,10 @@ CASES = {
     "smollm2": Case(49152, 0, (0, 0), 4, hidden=576, layers=30, wide=1536, heads=9, key_heads=3),
 }
 Step = Callable[[Sequence[int]], float]
+MALLOC = {
+    "ours": {"mmap_max": 0, "trim_threshold": 2**31 - 1, "top_pad": 64 << 20},
+    "trl": {"mmap_max": 65536, "mmap_threshold": 32 << 20, "trim_threshold": 64 << 20, "top_pad": 128 << 10},
+}
 
 
 def build(name: str, count: int) -> tuple[Any, list[Any]]:
@@ -280,6 +286,8 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     """Take `rounds` counted steps of both in turn, after one that is not counted."""
     import torch
 
+    from anydpo_trainer import memory
+
     case = CASES[name]
     model, pairs = build(name, case.pairs * (rounds + 1))
     with tempfile.TemporaryDirectory() as folder:
@@ -291,6 +299,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
             row: dict[str, Any] = {}
             order = (("trl", their_step), ("ours", our_step))
             for key, step in order if at % 2 else order[::-1]:
+                memory.tune_malloc(**MALLOC[key])
                 wall, processor = time.perf_counter(), time.process_time()
                 loss = step(indices)
                 row[key] = {"s": time.perf_counter() - wall, "cpu_s": time.process_time() - processor, "loss": loss}

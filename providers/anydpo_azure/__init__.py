@@ -1,4 +1,4 @@
-"""Train on Azure AI Foundry: its managed route speaks OpenAI's protocol, so this is that adapter at another address."""
+"""Train on Azure: OpenAI's models in Azure AI Foundry, open weights by our own trainer in Azure Machine Learning."""
 
 from anydpo_azure.provider import AzureProvider
 

@@ -14,12 +14,12 @@ from anydpo.background import start_detached
 from anydpo.errors import DataInvalid, JobInvalid, Problem, ProviderRefused, RunFailed
 from anydpo.home import home
 from anydpo.job import PreferenceJob
+from anydpo.own_trainer import FIELDS, batch_notes, events
 from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
     Described,
-    Event,
     JobRef,
     Outcome,
     Plan,
@@ -31,29 +31,12 @@ from anydpo.provider import (
 from anydpo.result import Artifact, Sample, State
 from anydpo_local import dialect, machine, taken
 from anydpo_trainer import folder as trainer_folder
-from anydpo_trainer.config import LOSSES, TINY, Method
+from anydpo_trainer.config import LOSSES, TINY
 from anydpo_trainer.metrics_file import read_since
 
 LOG, CONFIG = "trainer.log", "config.json"
 QUIET = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 MOST_EVENTS = 1000
-
-METHOD_FIELDS = tuple(f"method.{name}" for name in Method.__dataclass_fields__)
-FIELDS = (
-    *("ref_model", "epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay"),
-    *("max_grad_norm", "batch_size", "micro_batch_size", "max_length", "chat_template", "dtype"),
-    *(
-        "load_in_4bit",
-        "gradient_checkpointing",
-        "eval_steps",
-        "save_steps",
-        "early_stopping_patience",
-        "sft",
-        "start_from",
-        "seed",
-    ),
-    *METHOD_FIELDS,
-)
 
 
 class LocalProvider:
@@ -104,10 +87,8 @@ class LocalProvider:
             problems += machine.missing_packages()
         if model is not None and config:
             problems += machine.model_problems(start or model, config)
-        batch = job.batch_size * (job.max_steps or 0)
         warnings = [*job.method.method.advice(), *machine.device_notes(config.get("device", "auto"))]
-        if batch and batch < data.train_pairs:
-            warnings.append(f"max_steps x batch_size = {batch:,} pairs, of {data.train_pairs:,} in the data")
+        warnings += batch_notes(job, data.train_pairs)
         template = (
             "the model's own where it has one, else plain text" if job.chat_template == "auto" else job.chat_template
         )
@@ -183,7 +164,7 @@ class LocalProvider:
         records, metrics_end, more_records = read_since(folder / trainer_folder.METRICS, metrics_at, MOST_EVENTS)
         lines, log_end, more_lines = read_since(folder / LOG, log_at, MOST_EVENTS)
         parsed = [json.loads(record) for record in records]
-        made: list[Event] = dialect.events(parsed, lines)
+        made = events(parsed, lines)
         more = more_records or more_lines
         return Poll(state=state, events=tuple(made), cursor=f"{metrics_end}:{log_end}", more=more)
 

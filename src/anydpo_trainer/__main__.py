@@ -74,6 +74,7 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     result: dict[str, Any] | None = None
     status, world = FAILED, World()
     try:
+        _make_models(config)
         world = World.join()
         device = models.pick_device(config.device, world.local_rank)
         engine = Engine(device, models.pick_dtype(config.dtype, device), world, stop_asked=stop.asked)
@@ -101,6 +102,21 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     if first and result is not None:
         _leave_result(out, result)
     return status
+
+
+def _make_models(config: Any) -> None:
+    """Have the first process of each machine make what is made there, such as `tiny`, before the peers join.
+
+    Joining waits for it; afterwards transformers writes no model on any other rank than 0, and a machine may have a
+    cache of its own.
+    """
+    from anydpo_trainer import model as models
+
+    if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, Generation):
+        return
+    for name in (getattr(config, "start_from", None) or config.model, config.ref_model):
+        if name is not None:
+            models.folder_of(name, _cache(config), config.seed)
 
 
 def _train(config: Config, out: Path, engine: Any) -> dict[str, Any]:

@@ -73,10 +73,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def log_to_stdout(*, first: bool) -> None:
-    """Send the trainer's log to standard output, one plain line a message; other ranks stay silent."""
+    """Send the trainer's log to standard output, one plain line a message; other ranks tell their errors alone."""
     logger = logging.getLogger("anydpo_trainer")
     logger.handlers.clear()
-    handler: logging.Handler = logging.StreamHandler(sys.stdout) if first else logging.NullHandler()
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setLevel(logging.INFO if first else logging.ERROR)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -17,6 +17,7 @@ from anydpo_trainer.checkpoint import Checkpoints, Progress
 from anydpo_trainer.config import Config
 from anydpo_trainer.engine import Engine, Stopped
 from anydpo_trainer.errors import TrainerError
+from anydpo_trainer.fast.embed import clear_gradients
 from anydpo_trainer.metrics import Sums
 from anydpo_trainer.metrics_file import MetricsFile
 from anydpo_trainer.optimise import clip, make_optimiser, schedule
@@ -102,7 +103,7 @@ class Loop:
     def _step(self, indices: Sequence[int], step: int) -> dict[str, Any]:
         """Take one optimiser step on a batch and return what it logged."""
         prefix, learning_rate = self.stage.prefix, self._rate * self._share(step)
-        self._optimiser.zero_grad(set_to_none=True)
+        clear_gradients(self.trainee.weights, alone=self.engine.world.size == 1)
         sums = self.stage.accumulate(step, indices)
         self.engine.world.sum_gradients(unsharded(self.trainee.weights))
         norm = clip(self.trainee.weights, self.config.max_grad_norm)

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 GB = 1e9
+MALLOPT = {"trim_threshold": -1, "top_pad": -2, "mmap_threshold": -3, "mmap_max": -4}  # the numbers of <malloc.h>
 
 
 def least_bytes(weights: int, trained: int, *, reference: bool = False, weight_bytes: float = 4) -> dict[str, float]:
@@ -52,11 +53,14 @@ def keep_freed() -> bool:
     Every step frees and asks for the same large blocks, and pages fresh from the system cost more than a
     product of the same size. GNU's C library only.
     """
+    return tune_malloc(mmap_max=0, trim_threshold=2**31 - 1, top_pad=64 << 20)
 
-    mmap_max, trim_threshold, top_pad = -4, -1, -2  # the numbers of <malloc.h>
+
+def tune_malloc(**parameters: int) -> bool:
+    """Set parameters of mallopt(3) by their names in small letters; returns whether the C library has them."""
     try:
         tune = ctypes.CDLL(None).mallopt
-        return bool(tune(mmap_max, 0) and tune(trim_threshold, 2**31 - 1) and tune(top_pad, 64 << 20))
+        return all(tune(MALLOPT[name], value) == 1 for name, value in parameters.items())
     except (AttributeError, OSError, TypeError):
         return False
 

@@ -312,7 +312,11 @@ def _sync(path: Path) -> None:
 
 def _cached(folder: Path, write: Any) -> Path:
     if not folder.is_dir():
-        write_folder(folder, write)
+        try:
+            write_folder(folder, write)
+        except TrainerError:
+            if not folder.is_dir():  # else another process made it meanwhile
+                raise
     return folder
 
 

@@ -30,7 +30,6 @@ from anydpo_trainer.folder import METRICS, PAIRS
 from anydpo_trainer.loop import Loop, Trainee
 from anydpo_trainer.metrics_file import MetricsFile
 from anydpo_trainer.reference import ReferenceLogps, compute_table, from_table, no_reference, with_every_batch
-from anydpo_trainer.shard import World
 from anydpo_trainer.tokenise import Encoder, Refused, read_rows, sft_rows
 
 log = logging.getLogger("anydpo_trainer")
@@ -70,7 +69,7 @@ class Report:
 def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     """Train as `config` says and leave the model in `out/model`; goes on from the last whole checkpoint."""
     began = time.monotonic()
-    start = _start_folder(config, cache, engine.world)
+    start = models.folder_of(config.start_from or config.model, cache, config.seed)
     known = models.load_config(start)
     tokenizer = models.load_tokenizer(start)
     data = _read(config, tokenizer, known)
@@ -136,14 +135,6 @@ class _References:
     def restore(self, checkpoint: Path) -> None:
         if self.moving is not None and self.moving.model is not None:
             checkpoints.load_weights(self.moving.model, checkpoint / "reference")
-
-
-def _start_folder(config: Config, cache: Path, world: World) -> str:
-    name = config.start_from or config.model
-    if world.local_rank == 0:  # each machine may have a cache of its own
-        models.folder_of(name, cache, config.seed)
-    world.wait()
-    return models.folder_of(name, cache, config.seed)
 
 
 def _read(config: Config, tokenizer: Any, known: Any) -> Data:

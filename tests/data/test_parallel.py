@@ -124,3 +124,36 @@ def test_small_packed_and_other_files_are_read_by_one(
     assert parallel.workers_for(reading, 4) == 1
     monkeypatch.setattr(parallel, "LARGE", 1000)
     assert parallel.workers_for(reading, 4) == 1  # an array, a table, a stream: not lines
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 8])
+def test_every_range_has_one_owner_and_nobody_is_idle(workers: int) -> None:
+    owners = [parallel.owner(at, workers) for at in range(60)]
+    assert set(owners) == ({0, 1} if workers == 2 else set(range(1, workers)))
+
+
+def test_what_was_not_read_yet_is_read_once_and_written(large: Path, tmp_path: Path) -> None:
+    """One pass finds and writes the same as a scan and a pass for the file."""
+    scanned = read(large, workers=1)
+    assert len(scanned)
+    for workers in (1, 2):
+        fresh = read(large, workers=workers)
+        written = fresh.write(tmp_path / f"{workers}.jsonl", "openai")
+        assert fresh.is_scanned
+        assert (fresh.scan, fresh.fingerprint) == (scanned.scan, scanned.fingerprint)
+        assert written.sha256 == scanned.write(tmp_path / "two.jsonl", "openai").sha256
+        assert written.pairs == len(scanned)
+
+
+def test_one_pass_leaves_nothing_where_the_dialect_cannot_hold_the_pairs(tmp_path: Path) -> None:
+    source, target = tmp_path / "chat.jsonl", tmp_path / "out.jsonl"
+    turn = {"role": "assistant", "content": "yes"}
+    row = {"prompt": [{"role": "user", "content": "?"}], "chosen": [turn, turn], "rejected": [turn]}
+    source.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataInvalid, match="openai cannot hold"):
+        read(source).write(target, "openai")
+    assert list(tmp_path.iterdir()) == [source]
+    source.write_text('{"prompt": "x", "chosen": "", "rejected": ""}\n')
+    with pytest.raises(DataInvalid, match="no row of 1 is a pair"):
+        read(source).write(target, "openai")
+    assert list(tmp_path.iterdir()) == [source]

@@ -52,7 +52,7 @@ def prefs(written: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def box() -> Iterator[Sandbox]:
-    with serve(trainer="instant", steps=6) as made:
+    with serve(trainer="instant", steps=6, providers=["azure", "openai", "together"]) as made:
         yield made
 
 

@@ -53,8 +53,9 @@ def test_a_command_sees_dummies_and_reaches_the_sandbox_alone() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["own"] == 401  # reached, without a key
-    assert (found["https"], found["http"]) == ("ConnectError", "ConnectError")
-    assert found["env"] == {**dict.fromkeys(names), "OPENAI_API_KEY": "sk-sandbox", "TOGETHER_API_KEY": "tgp-sandbox"}
+    assert (found["https"], found["http"]) == ("ProxyError", "ConnectError")  # https meets the emulator of Azure ML
+    ours = {"OPENAI_API_KEY": "sk-sandbox", "TOGETHER_API_KEY": "tgp-sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+    assert found["env"] == {**dict.fromkeys(names), **ours}
     assert secret not in done.stdout + done.stderr
 
 
@@ -79,7 +80,7 @@ def in_a_row() -> Sandbox:
     for port in random.Random().sample(range(20_000, 30_000), 50):
         with contextlib.suppress(Invalid):
             return anydpo.sandbox.serve(trainer="instant", port=port)
-    raise AssertionError("50 times no four free ports in a row")
+    raise AssertionError("50 times no six free ports in a row")
 
 
 def test_ports_follow_one_another() -> None:
@@ -89,8 +90,8 @@ def test_ports_follow_one_another() -> None:
             anydpo.sandbox.serve(port=taken)
     with in_a_row() as box:
         ports = [int(origin.rpartition(":")[2]) for origin in box.origins.values()]
-        assert ports == list(range(ports[0], ports[0] + 4))
-        assert list(box.origins) == ["azure", "openai", "together", "storage"]
+        assert ports == list(range(ports[0], ports[0] + 6))
+        assert list(box.origins) == ["azure", "azureml", "openai", "sagemaker", "together", "storage"]
 
 
 def test_the_example_for_ci_runs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,28 @@ def test_two_processes_equal_one(tmp_path: Path, adapter: Any, extra: dict[str, 
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["state"] == "succeeded"
     assert result["effective"]["processes"] == 2
+
+
+def test_each_machine_makes_the_model_for_its_own_cache(tmp_path: Path) -> None:
+    """transformers writes nothing on a rank other than 0 once the peers have joined."""
+    config = {
+        "model": "tiny",
+        "train_data": str(write_jsonl(tmp_path / "train.jsonl", text_pairs(4))),
+        "batch_size": 4,
+        "max_steps": 1,
+    }
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "WORLD_SIZE": "2"}
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    machines = []
+    for rank in ("0", "1"):
+        path = tmp_path / f"machine-{rank}.json"
+        path.write_text(json.dumps({**config, "cache_dir": str(tmp_path / f"cache-{rank}")}))
+        command = [sys.executable, "-m", "anydpo_trainer", "train", str(path), "--out", str(tmp_path / f"out-{rank}")]
+        env = {**quiet, **meeting, "RANK": rank, "LOCAL_RANK": "0"}
+        machines.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    for rank in ("0", "1"):
+        assert list(tmp_path.glob(f"cache-{rank}/tiny-*/model.safetensors"))

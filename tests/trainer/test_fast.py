@@ -19,9 +19,10 @@ from anydpo_trainer.batch import Fork
 from anydpo_trainer.config import LoRA, Method
 from anydpo_trainer.engine import Stopped
 from anydpo_trainer.errors import TrainerError
+from anydpo_trainer.fast import blocks, choose, fit, head, layout
 from anydpo_trainer.fast import budget as budgets
-from anydpo_trainer.fast import choose, fit, head, layout
 from anydpo_trainer.fast.attention import sees
+from anydpo_trainer.fast.embed import clear_gradients, embed
 from anydpo_trainer.fast.scorer import SharedScorer
 from anydpo_trainer.logprobs import PlainScorer, Scorer, pair_scores
 from anydpo_trainer.losses import pair_losses
@@ -324,7 +325,7 @@ def test_a_resumed_run_cuts_its_forward_passes_as_it_began(
 def test_memory_decides_how_much_is_kept() -> None:
     weight = make("Llama")  # 300 logits in float32 are 1,200 bytes a position
     plenty, tight, none = (budgets.budget(weight, 1000.0, [600, 500, 400], room) for room in (1e9, 700e3, 500e3))
-    assert (plenty.tokens, plenty.store > 0, plenty.checkpoint) == (1024, True, False)
+    assert (plenty.tokens, plenty.store > 0, plenty.checkpoint) == (budgets.MOST_CPU, True, False)
     assert (tight.tokens, tight.store, tight.checkpoint) == (700, 0.0, False)
     assert (none.tokens, none.checkpoint) == (600, True)
     frozen = budgets.budget(weight.requires_grad_(False), 1000.0, [600, 500, 400], 1e6)
@@ -346,3 +347,41 @@ def test_bases_of_four_bits_are_refused_without_a_gpu(job: dict[str, Any], tmp_p
     with pytest.raises(TrainerError, match="needs an NVIDIA GPU") as found:
         run(tmp_path / "out", **job, load_in_4bit=True, adapter={"r": 2})
     assert found.value.code == "no_gpu"
+
+
+@pytest.mark.parametrize(("queries", "keys", "groups"), [(200, 200, 2), (97, 300, 1), (1, 192, 4), (250, 250, 4)])
+def test_attention_by_blocks_is_torchs_own(
+    queries: int, keys: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients of torch's kernel with a causal mask, whatever falls into the last block."""
+    draw = torch.Generator().manual_seed(queries)
+    sizes = ((4, queries), (groups, keys), (groups, keys))
+    query, key, value = (
+        torch.randn(1, heads, count, 8, generator=draw, dtype=torch.float64, requires_grad=True)
+        for heads, count in sizes
+    )
+    given = torch.randn(1, 4, queries, 8, generator=draw, dtype=torch.float64)
+
+    def found() -> list[Tensor]:
+        made = blocks.attend(query, key, value, None)
+        return [made, *torch.autograd.grad(made, (query, key, value), given)]
+
+    by_block = found()
+    assert "Attend" in type(blocks.attend(query, key, value, None).grad_fn).__name__
+    monkeypatch.setattr(blocks, "KEYS", range(0))
+    for ours, torchs in zip(by_block, found(), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-11, atol=1e-12)
+
+
+def test_an_embeddings_gradient_is_cleared_where_it_was_written() -> None:
+    layer = torch.nn.Embedding(50, 4)
+    for ids in ([[1, 2, 2]], [[7, 49]]):
+        clear_gradients(layer.parameters(), alone=True)
+        made = embed(layer, torch.tensor(ids))
+        assert made is not None
+        torch.autograd.backward(made.sum())
+        assert layer.weight.grad is not None
+        counts = torch.bincount(torch.tensor(ids[0]), minlength=50).float()
+        assert torch.equal(layer.weight.grad, counts[:, None].expand(50, 4))
+    clear_gradients(layer.parameters(), alone=False)
+    assert layer.weight.grad is None

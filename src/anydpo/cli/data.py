@@ -100,32 +100,30 @@ def convert(
     as_json: JSON = False,
 ) -> None:
     """Write pairs from any dialect in any other; says what is lost before it is lost."""
-    import warnings
+    from collections import Counter
 
-    from anydpo.data.read import load
-    from anydpo.data.write import FieldsLost, check_fits, lost_sentence, write, writer_of
+    from anydpo.data.read import read
+    from anydpo.data.write import write, writer_of
 
-    writer = writer_of(to)
-    pairs = load(files, format, mapped(columns, mapping))
-    for row in pairs.skipped_rows[:10]:
-        output.say(f"skipped {row.file}:{row.line}: {row.reason}: {row.detail}")
-    if lost := check_fits(pairs, writer):
-        output.say(f"note: {lost_sentence(writer, lost)}")
+    writer_of(to)  # an unknown name is told before anything is read
+    pairs = read(files, format, mapped(columns, mapping))
     parts = [(pairs, target)]
     if validation is not None:
         if not 0 < validation < 1:
             raise JobInvalid(f"--validation is {validation}, expected a share between 0 and 1")
         train, held_out = pairs.split(validation, seed)
         parts = [(train, target), (held_out, _beside(target, "validation"))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FieldsLost)  # said above
+    with output.warnings_said():
         written = [write(part, path, to) for part, path in parts]
+    for row in pairs.skipped_rows[:10]:
+        output.say(f"skipped {row.file}:{row.line}: {row.reason}: {row.detail}")
     if as_json:
         from anydpo.cli.documents import Converted, WrittenFile
 
         files_made = tuple(
             WrittenFile(path=str(w.path), pairs=w.pairs, bytes=w.bytes, sha256=w.sha256, notes=w.notes) for w in written
         )
+        lost = sum((Counter(w.lost) for w in written), Counter[str]())
         output.emit(
             Converted(format=to, files=files_made, skipped=pairs.skipped, lost=lost, fingerprint=pairs.fingerprint)
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from anydpo.errors import AnyDPOError
@@ -41,6 +43,15 @@ def say(text: str) -> None:
 def clean(text: str) -> str:
     """Return text without the control characters by which data could command a terminal."""
     return CONTROL.sub("�", text)
+
+
+@contextlib.contextmanager
+def warnings_said() -> Iterator[None]:
+    """Say every warning as a note, when it is given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: say(f"note: {message}")
+        yield
 
 
 def fail(error: AnyDPOError, *, as_json: bool) -> int:

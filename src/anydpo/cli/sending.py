@@ -26,6 +26,7 @@ Cap = Annotated[float | None, typer.Option("--max-cost-usd", metavar="X", help="
 AnyPrice = Annotated[
     bool, typer.Option("--allow-unknown-price", help="Under a cap, also send what has no price before it runs.")
 ]
+Eula = Annotated[bool, typer.Option("--accept-eula", help="Accept the licence of a model, where a place asks for it.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Watch in the background, taking the steps that are due.")]
 
 
@@ -46,13 +47,14 @@ def submit(
     yes: Yes = False,
     max_cost_usd: Cap = None,
     allow_unknown_price: AnyPrice = False,
+    accept_eula: Eula = False,
     detach: Detach = False,
     as_json: JSON = False,
 ) -> None:
     """Send the job and return when it is answered; the same job again is the same run."""
     given = {"again": again, "resubmit": resubmit, "adopt": adopt}
     cap = {"max_cost_usd": max_cost_usd, "allow_unknown_price": allow_unknown_price}
-    made = _send(job, plan, places, allow_ignored, yes=yes, cap=cap, given=given)
+    made = _send(job, plan, places, allow_ignored, accept_eula=accept_eula, yes=yes, cap=cap, given=given)
     if detach:
         _detach(made)
     if as_json:
@@ -92,6 +94,7 @@ def run(
     yes: Yes = False,
     max_cost_usd: Cap = None,
     allow_unknown_price: AnyPrice = False,
+    accept_eula: Eula = False,
     detach: Detach = False,
     track: Track = None,
     as_json: JSON = False,
@@ -102,7 +105,7 @@ def run(
     sinks = sinks_of(track)
     given = {"again": again, "resubmit": resubmit, "adopt": adopt}
     cap = {"max_cost_usd": max_cost_usd, "allow_unknown_price": allow_unknown_price}
-    made = _send(job, plan, places, allow_ignored, yes=yes, cap=cap, given=given)
+    made = _send(job, plan, places, allow_ignored, accept_eula=accept_eula, yes=yes, cap=cap, given=given)
     results = follow_all([one.track(*sinks) for one in made])
     if as_json:
         from anydpo.cli.documents import Results
@@ -120,23 +123,36 @@ def _send(
     places: str | None,
     allow_ignored: str | None,
     *,
+    accept_eula: bool,
     yes: bool,
     cap: dict[str, Any],
     given: dict[str, Any],
 ) -> list[Run]:
     from anydpo.handle import send
-    from anydpo.plan import prepare
 
     if allow_ignored:
         job = job.replace(allow_ignored=(*job.allow_ignored, *allow_ignored.split(",")))
     wanted = (places or (plan["place"] if plan else "local")).split(",")
     if given["adopt"] is not None and len(wanted) > 1:
         raise _usage("--adopt takes one job, and there are several places", "-p PLACE")
-    prepared = [prepare(job, place).or_raise() for place in wanted]
+    prepared = [_prepared(job, place, accept_eula=accept_eula).or_raise() for place in wanted]
     if plan is not None:
         _hold_to_plan(prepared, plan)
     _consent(prepared, yes=yes, cap=cap["max_cost_usd"], given=given)
     return send(prepared, **given, **cap)
+
+
+def _prepared(job: Any, place: str, *, accept_eula: bool) -> Prepared:
+    """Return the plan of a job, a licence that the place asks about accepted where the user said so on this call."""
+    from anydpo.plan import prepare
+
+    made = prepare(job, place)
+    asked = [problem.field for problem in made.plan.problems if problem.code == "eula_not_accepted"]
+    if not asked or not accept_eula:
+        return made
+    _, provider, name = asked[0].split(".")  # options.PROVIDER.NAME
+    options = {**job.options, provider: {**made.job.options.get(provider, {}), name: True}}
+    return prepare(job.replace(options=options), place)
 
 
 def _consent(prepared: list[Prepared], *, yes: bool, cap: float | None, given: dict[str, Any]) -> None:

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KEPT", "Decided", "Outcome", "PreferenceDataset", "Scan", "Skipped"]
 
-Blocks: TypeAlias = "Callable[[str | None, tuple[Step, ...]], Iterator[Block]]"
+Forms: TypeAlias = "tuple[str | None, ...]"  # writers' names; None is the canonical line
+Blocks: TypeAlias = "Callable[[Forms, tuple[Step, ...]], Iterator[Block]]"
+CANONICAL: Forms = (None,)
 
 
 class PreferenceDataset:
@@ -118,14 +120,32 @@ class PreferenceDataset:
         scan.fingerprint = f"sha256:{digest.hexdigest()}"
         return scan
 
-    def blocks(self, writer: str | None = None) -> Iterator[Block]:
-        """Yield the pairs as bytes, in the dialect of a writer or as canonical lines, with what their rows showed.
+    @property
+    def is_scanned(self) -> bool:
+        """Whether the pass over the rows was made."""
+        return "scan" in self.__dict__
+
+    def blocks(self, *forms: str | None) -> Iterator[Block]:
+        """Yield the pairs as bytes, in the dialects of these writers or as canonical lines, with what rows showed.
 
         A large file is read by several processes; what comes out is the same.
         """
         if self._blocks is not None:
-            return self._blocks(writer, ())
-        return blocks(self._outcomes(), encoder(writer))
+            return self._blocks(forms or CANONICAL, ())
+        return blocks(self._outcomes(), encoders(forms or CANONICAL))
+
+    def encoded(self, writer: str) -> Iterator[bytes]:
+        """Yield the pairs in the dialect of a writer; where no pass was made yet, this one is it."""
+        if self.is_scanned:
+            yield from (block.data for block in self.blocks(writer))
+            return
+        scan, digest = Scan(), hashlib.sha256()
+        for block in self.blocks(writer, None):
+            scan.add(block.scan)
+            digest.update(block.forms[1])
+            yield block.data
+        scan.fingerprint = f"sha256:{digest.hexdigest()}"
+        self.scan = scan
 
     def lint(
         self,
@@ -176,12 +196,12 @@ class PreferenceDataset:
             for part in parts:
                 yield from part.judgments
 
-        def in_blocks(writer: str | None, steps: tuple[Step, ...]) -> Iterator[Block]:
+        def in_blocks(forms: Forms, steps: tuple[Step, ...]) -> Iterator[Block]:
             for part in parts:
                 if part._blocks is not None:
-                    yield from part._blocks(writer, steps)
+                    yield from part._blocks(forms, steps)
                 else:
-                    yield from blocks(changed(part._outcomes(), steps), encoder(writer))
+                    yield from blocks(changed(part._outcomes(), steps), encoders(forms))
 
         return cls(
             outcomes,
@@ -200,10 +220,10 @@ class PreferenceDataset:
     def _map(self, step: Step) -> PreferenceDataset:
         before = self._blocks
 
-        def in_blocks(writer: str | None, steps: tuple[Step, ...]) -> Iterator[Block]:
+        def in_blocks(forms: Forms, steps: tuple[Step, ...]) -> Iterator[Block]:
             if before is not None:
-                return before(writer, (step, *steps))
-            return blocks(changed(self._outcomes(), (step, *steps)), encoder(writer))
+                return before(forms, (step, *steps))
+            return blocks(changed(self._outcomes(), (step, *steps)), encoders(forms))
 
         return PreferenceDataset(
             lambda: changed(self._outcomes(), (step,)),
@@ -230,10 +250,12 @@ class PreferenceDataset:
         )
 
 
-def encoder(writer: str | None) -> Callable[[PreferencePair], bytes]:
-    """Return how a pair becomes a line: in the dialect of a writer, or canonical."""
-    if writer is None:
-        return canonical_line
+def encoders(forms: Forms) -> list[Callable[[PreferencePair], bytes]]:
+    """Return how a pair becomes a line in each of these dialects."""
+    return [canonical_line if name is None else _encoder(name) for name in forms]
+
+
+def _encoder(writer: str) -> Callable[[PreferencePair], bytes]:
     from anydpo.data.write import json_line, writer_of
 
     row = writer_of(writer).row

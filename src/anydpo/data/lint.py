@@ -39,6 +39,9 @@ WHY = {
     "image_count_mismatch": "there are more or fewer images than places for them",
     "unpaired": "a rated answer without one of the other rating to the same prompt",
 }
+MOST = {  # what to do where most rows are skipped for a reason that is no fault
+    "unpaired": "most of this is thumbs on single answers: collect both kinds for a prompt, or use KTO elsewhere",
+}
 EXPECTED = frozenset({"tie", "no_majority", "test_question", "annotator_skipped", "unpaired", "too_few_candidates"})
 
 
@@ -217,17 +220,15 @@ def _rows(dataset: PreferenceDataset) -> Iterator[Check]:
         yield Check("no_pairs", "error", dataset.rows, "no row is a pair", (), "there is nothing to train on")
     for reason, count in scan.skipped.items():
         examples = tuple(f"{r.file}:{r.line}" for r in scan.skipped_rows if r.reason == reason)[:SHOWN]
-        yield Check(
-            reason,
-            "info" if reason in EXPECTED else "warning",
-            count,
-            f"{counted(count, 'row')} skipped as {reason}",
-            examples,
-            WHY.get(reason, ""),
-            "nothing, if that is as it should be: such rows hold no preference"
-            if reason in EXPECTED
-            else "mend these rows if they matter; they are not trained on",
-        )
+        severity: Severity
+        if reason not in EXPECTED:
+            severity, advice = "warning", "mend these rows if they matter; they are not trained on"
+        elif 2 * count > dataset.rows:
+            severity, advice = "warning", MOST.get(reason, "see whether this is the right file: most of it is not used")
+        else:
+            severity, advice = "info", "nothing, if that is as it should be: such rows hold no preference"
+        said = f"{counted(count, 'row')} skipped as {reason}"
+        yield Check(reason, severity, count, said, examples, WHY.get(reason, ""), advice)
 
 
 def _stats(dataset: PreferenceDataset) -> dict[str, float | int]:

@@ -1,9 +1,9 @@
 """A large file of JSON lines read by several processes over byte ranges: the same blocks in the same order as by one.
 
 Workers are programs of their own and no fork of this one: a user's script needs no `__main__` guard, and threads and
-GPU libraries of the parent are none of their business. Each process, this one included, takes every n-th range; the
-others hand back their blocks through a pipe, which holds them up until they are asked for, so that memory does not
-grow with the file.
+GPU libraries of the parent are none of their business. They hand back their blocks through a pipe, which holds them up
+until they are asked for, so that memory does not grow with the file. The parent puts everything in order and takes the
+fingerprint, a fifth of the whole; where it has one worker only it reads every third range itself.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from anydpo.data.dataset import encoder
+from anydpo.data.dataset import Forms, encoders
 from anydpo.data.dialect import DIALECTS
 from anydpo.data.reading import OnBad, Reading, Rows
 from anydpo.data.rows import Row
@@ -31,6 +33,7 @@ from anydpo.errors import DataInvalid
 LARGE = 50_000_000  # bytes above which several processes pay
 RANGE = 4 << 20  # bytes a worker takes at a time
 PIPE = 1 << 20  # bytes a pipe holds, where the system lets us say so
+AHEAD = 1  # ranges that a worker has ready beside the one it is at
 MOST = 8  # processes; beyond, writing the result in order is what takes the time
 LINES = (".jsonl", ".ndjson")
 
@@ -42,12 +45,17 @@ class Task:
     path: str
     format: str
     options: Any
-    writer: str | None
+    forms: Forms
     steps: tuple[Step, ...]
     size: int
     range: int
     index: int
     workers: int
+
+
+def owner(at: int, workers: int) -> int:
+    """Return whose the `at`-th range is: 0 is the parent, the others count from 1."""
+    return (at % 3 + 1) // 2 if workers == 2 else 1 + at % (workers - 1)
 
 
 def workers_for(reading: Reading, wanted: int | None) -> int:
@@ -68,7 +76,7 @@ def _is_array(path: Path) -> bool:
 
 
 def parallel_blocks(
-    reading: Reading, on_bad: OnBad, writer: str | None, steps: tuple[Step, ...], workers: int
+    reading: Reading, on_bad: OnBad, forms: Forms, steps: tuple[Step, ...], workers: int
 ) -> Iterator[Block]:
     """Yield the blocks of a file in its order, made by so many processes."""
     reading.rows.check_unchanged()
@@ -76,15 +84,15 @@ def parallel_blocks(
     assert isinstance(path, Path)
     size = path.stat().st_size
     running = {
-        index: _start(Task(str(path), reading.format, reading.options, writer, steps, size, RANGE, index, workers))
+        index: _start(Task(str(path), reading.format, reading.options, forms, steps, size, RANGE, index, workers))
         for index in range(1, workers)
     }
-    encode, before = encoder(writer), 0
+    encode, before = encoders(forms), 0
     try:
         with path.open("rb") as file:
             for at in range(-(-size // RANGE)):
                 lines = 0
-                if (process := running.get(at % workers)) is None:
+                if (process := running.get(owner(at, workers))) is None:
                     mine = Lines(file, at, RANGE)
                     for block in blocks(changed(reading.outcomes("skip", mine), steps), encode):
                         yield _placed(block, before, on_bad)
@@ -134,14 +142,14 @@ def _received(file: IO[bytes], path: Path) -> Iterator[Block | int]:
     """Yield the blocks of a worker's next range, and at its end its number of lines."""
     while True:
         try:
-            lines, scan, length = pickle.load(file)  # noqa: S301 - from our own process
+            lines, scan, lengths = pickle.load(file)  # noqa: S301 - from our own process
         except EOFError:
             hint = "is there memory enough? workers=1 needs least"
             raise DataInvalid(f"{path}: a process that reads it ended early", hint=hint) from None
         if scan is None:
             yield lines
             return
-        yield Block(scan, file.read(length))
+        yield Block(scan, tuple(map(file.read, lengths)))
 
 
 def work(task: Task, out: IO[bytes]) -> None:
@@ -150,17 +158,44 @@ def work(task: Task, out: IO[bytes]) -> None:
 
     path = Path(task.path)
     reading = Reading(task.path, Rows(path, task.options), DIALECTS[task.format], task.format, task.options)
-    encode = encoder(task.writer)
-    with path.open("rb") as file:
-        for at in range(task.index, -(-task.size // task.range), task.workers):
+    encode = encoders(task.forms)
+    with path.open("rb") as file, _sending(out) as send:
+        for at in range(-(-task.size // task.range)):
+            if owner(at, task.workers) != task.index:
+                continue
             lines = Lines(file, at, task.range)
-            # All of the range before the first byte of it: the pipe is full long before, and a worker that waits
-            # for its turn in the middle of a range does not work.
-            for block in list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode)):
-                pickle.dump((0, block.scan, len(block.data)), out, protocol=5)
-                out.write(block.data)
-            pickle.dump((lines.read, None, 0), out, protocol=5)
+            found = list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode))
+            send((found, lines.read))
+
+
+@contextlib.contextmanager
+def _sending(out: IO[bytes]) -> Iterator[Callable[[tuple[list[Block], int]], None]]:
+    """Give what writes a range from a thread of its own, so that the next is read while a full pipe waits."""
+    waiting: queue.Queue[tuple[list[Block], int] | None] = queue.Queue(AHEAD)
+
+    def write() -> None:
+        while (made := waiting.get()) is not None:
+            found, lines = made
+            for block in found:
+                pickle.dump((0, block.scan, list(map(len, block.forms))), out, protocol=5)
+                for form in block.forms:
+                    out.write(form)
+            pickle.dump((lines, None, []), out, protocol=5)
             out.flush()
+
+    def serve() -> None:
+        try:
+            write()
+        except BrokenPipeError:  # the reader had enough
+            os._exit(0)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield waiting.put
+    finally:
+        waiting.put(None)
+        thread.join()
 
 
 class Lines:
@@ -192,10 +227,7 @@ class Lines:
 
 def main() -> None:
     """Serve one task, given on standard input."""
-    try:
-        work(pickle.load(sys.stdin.buffer), sys.stdout.buffer)  # noqa: S301 - from our own process
-    except BrokenPipeError:  # the reader had enough
-        os._exit(0)
+    work(pickle.load(sys.stdin.buffer), sys.stdout.buffer)  # noqa: S301 - from our own process
 
 
 if __name__ == "__main__":

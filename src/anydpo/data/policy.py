@@ -131,7 +131,7 @@ def _winner(counted: Mapping[Any, int], policy: Policy) -> Choice:
     if len(leading) > 1 or (policy.votes == "unanimous" and most < sum(counted.values())):
         raise BadRow("no_majority", f"the votes are {listed}")
     if leading == ["tie"]:
-        raise BadRow("tie", f"the votes are {listed}")
+        raise BadRow("tie", f"the votes are {listed}" if sum(counted.values()) > 1 else "the vote is a tie")
     return "first" if leading == ["first"] else "second"
 
 

@@ -21,7 +21,7 @@ from anydpo.data import (  # noqa: F401 - each registers its dialects
     trl,
     vendor,
 )
-from anydpo.data.dataset import PreferenceDataset, encoder
+from anydpo.data.dataset import Forms, PreferenceDataset, encoders
 from anydpo.data.dialect import DIALECTS, Dialect, closest, detect
 from anydpo.data.judgment import Judgment
 from anydpo.data.mapping import ColumnMapping
@@ -98,7 +98,7 @@ def read(
         format=names[0] if len(names) == 1 else "+".join(names),
         files=tuple(reading.name for reading in readings),
         judgments=lambda: itertools.chain.from_iterable(map(_judgments, parts)),
-        blocks=lambda writer, steps: _blocks(parts, on_bad, writer, steps, workers),
+        blocks=lambda forms, steps: _blocks(parts, on_bad, forms, steps, workers),
     )
 
 
@@ -121,16 +121,16 @@ def _judgments(part: Reading | Group) -> Iterator[Judgment]:
 
 
 def _blocks(
-    parts: list[Reading | Group], on_bad: OnBad, writer: str | None, steps: tuple[Step, ...], workers: int | None
+    parts: list[Reading | Group], on_bad: OnBad, forms: Forms, steps: tuple[Step, ...], workers: int | None
 ) -> Iterator[Block]:
     from anydpo.data.parallel import parallel_blocks, workers_for
 
     for part in parts:
         if isinstance(part, Reading) and workers != 1 and (count := workers_for(part, workers)) > 1:
-            yield from parallel_blocks(part, on_bad, writer, steps, count)
+            yield from parallel_blocks(part, on_bad, forms, steps, count)
         else:
             outcomes: Iterable[Outcome] = part.outcomes(on_bad)
-            yield from blocks(changed(outcomes, steps), encoder(writer))
+            yield from blocks(changed(outcomes, steps), encoders(forms))
 
 
 def no_pairs(dataset: PreferenceDataset) -> DataInvalid:

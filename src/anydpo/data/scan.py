@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -65,10 +65,15 @@ class Scan:
 
 
 class Block(NamedTuple):
-    """Consecutive rows: what they showed, and their pairs as bytes."""
+    """Consecutive rows: what they showed, and their pairs as bytes, once for each way they were asked for."""
 
     scan: Scan
-    data: bytes
+    forms: tuple[bytes, ...]
+
+    @property
+    def data(self) -> bytes:
+        """The pairs in the first way."""
+        return self.forms[0]
 
 
 class Step(Protocol):
@@ -143,27 +148,31 @@ def canonical_line(pair: PreferencePair) -> bytes:
     return pair.canonical() + b"\n"
 
 
-def blocks(outcomes: Iterable[Outcome], encode: Encode) -> Iterator[Block]:
+def blocks(outcomes: Iterable[Outcome], encoders: Sequence[Encode]) -> Iterator[Block]:
     """Yield what the rows show and hold, a piece at a time."""
-    scan, lines, size = Scan(), list[bytes](), 0
+    scan, forms, size = Scan(), [list[bytes]() for _ in encoders], 0
+    ways = [(encode, form.append) for encode, form in zip(encoders, forms, strict=True)]
     for item in outcomes:
         if isinstance(item, PreferencePair):
-            measure(item, scan)
             scan.used += 1
-            lines.append(line := encode(item))
-            size += len(line)
+            pairs: tuple[PreferencePair, ...] = (item,)
         elif isinstance(item, Skipped):
             scan.skip(item)
+            continue
         else:
             scan.used += item.rows
-            for pair in item.pairs:
-                measure(pair, scan)
-                lines.append(line := encode(pair))
+            pairs = item.pairs
+        for pair in pairs:
+            measure(pair, scan)
+            for encode, keep in ways:
+                keep(line := encode(pair))
                 size += len(line)
-        if size > PIECE:
-            yield Block(scan, b"".join(lines))
-            scan, lines, size = Scan(), [], 0
-    yield Block(scan, b"".join(lines))
+        if size > PIECE * len(forms):
+            yield Block(scan, tuple(map(b"".join, forms)))
+            scan, size = Scan(), 0
+            for form in forms:
+                form.clear()
+    yield Block(scan, tuple(map(b"".join, forms)))
 
 
 def measure(pair: PreferencePair, scan: Scan) -> None:

@@ -55,22 +55,42 @@ class Written:
 def write(dataset: PreferenceDataset, path: Path, format: str) -> Written:  # noqa: A002
     """Write `dataset` in the dialect `format` to `path` (`.gz` and `.zst` compress).
 
-    Warns with `FieldsLost` before the first byte when a field has no place there, and raises `DataInvalid`,
-    writing nothing, when a pair cannot be said in that dialect at all or its provider does not accept it. What the
-    provider may say of the whole file (too few pairs, too many bytes) is in `notes`.
+    Warns with `FieldsLost` before the file is there when a field has no place in it, and raises `DataInvalid`,
+    leaving nothing, when a pair cannot be said in that dialect at all or its provider does not accept it. What the
+    provider may say of the whole file (too few pairs, too many bytes) is in `notes`. Rows that were not looked at
+    yet are read once, for the checks and the file together.
     """
     to = writer_of(format)
+    if is_stream(path):  # what was written there cannot be taken back: all checks come first
+        _ = dataset.scan
+    lost = _told(dataset, to) if dataset.is_scanned else None
+    digest, size = hashlib.sha256(), 0
+    with whole_file(path) as file:
+        for data in dataset.encoded(to.name):
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+        if lost is None:
+            lost = _told(dataset, to)
+    count = len(dataset)
+    return Written(path, format, count, size, digest.hexdigest(), lost, tuple(file_notes(to.name, count, size)))
+
+
+def _told(dataset: PreferenceDataset, to: Writer) -> dict[str, int]:
+    """Raise or warn of what does not fit, and return what is lost."""
+    if not len(dataset) and dataset.rows:
+        from anydpo.data.read import no_pairs
+
+        raise no_pairs(dataset)
     lost = check_fits(dataset, to)
     if lost:
-        warnings.warn(lost_sentence(to, lost), FieldsLost, stacklevel=3)
-    digest, size, count = hashlib.sha256(), 0, 0
-    with whole_file(path) as file:
-        for block in dataset.blocks(to.name):
-            file.write(block.data)
-            digest.update(block.data)
-            size += len(block.data)
-            count += block.scan.pairs
-    return Written(path, format, count, size, digest.hexdigest(), lost, tuple(file_notes(to.name, count, size)))
+        warnings.warn(lost_sentence(to, lost), FieldsLost, stacklevel=4)
+    return lost
+
+
+def is_stream(path: Path) -> bool:
+    """Say whether a path is a pipe or a device."""
+    return path.exists() and not stat.S_ISREG(path.stat().st_mode)
 
 
 def writer_of(format: str) -> Writer:  # noqa: A002
@@ -138,8 +158,8 @@ def json_line(row: dict[str, Any]) -> bytes:
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Give a file that appears under `path` only when everything was written and is on disk."""
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        with path.open("wb") as file:  # a pipe or a device: there is nothing to put in place later
+    if is_stream(path):
+        with path.open("wb") as file:  # there is nothing to put in place later
             yield file
         return
     if not path.parent.is_dir():

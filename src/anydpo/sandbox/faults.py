@@ -25,6 +25,7 @@ Kind = Literal[
     "insufficient_quota",  # the account's quota or credit is used up
     "job_fails",  # the job made by this request ends with `code` and `message`
     "restarted",  # the job made by this request goes on under a new id (Together)
+    "interrupted",  # its machines are taken away after each of `steps`, `seconds` after SIGTERM (spot; SageMaker)
 ]
 ON: dict[str, tuple[str, ...]] = {  # what a fault strikes where its `on` is not given
     "cut_upload": ("upload", "put", "part"),
@@ -51,6 +52,7 @@ class Fault(BaseModel):
     seconds: float = Field(1, ge=0)
     requests: int = Field(0, ge=0)
     bytes_per_second: int = Field(65536, ge=1)
+    steps: tuple[int, ...] = ()
     word: str = "reticulating"
     shape: Literal["no_id", "truncated", "cut"] = "no_id"
     code: str | None = None

@@ -19,7 +19,7 @@ from anydpo.sandbox.world import MOST_LOGGED, World, logged_body
 
 log = logging.getLogger("anydpo.sandbox")
 
-JOB_FAULTS = frozenset({"late_list", "job_fails", "restarted"})  # the services carry these out
+JOB_FAULTS = frozenset({"late_list", "job_fails", "restarted", "interrupted"})  # the services carry these out
 REPLY_FAULTS = frozenset({"lost_reply", "unknown_status", "wrong_hash", "half_reply"})
 
 

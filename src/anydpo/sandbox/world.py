@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,13 @@ class World:
         self.trainer: Trainer = Instant() if trainer == "instant" else Local(self.folder / "cache")
         self.requests = Log(self.clock)
         self.storage = Storage(self.clock)
+        self.closing: list[Callable[[], None]] = []  # what a service of its own ends with the sandbox
         self._jobs: dict[str, Jobs] = {}
 
-    def jobs(self, service: str) -> Jobs:
-        """Return the jobs of one service."""
+    def jobs(self, service: str, trainer: Trainer | None = None) -> Jobs:
+        """Return the jobs of one service, trained by a trainer of its own where it has one."""
         if service not in self._jobs:
-            self._jobs[service] = Jobs(self.trainer, self.clock)
+            self._jobs[service] = Jobs(trainer or self.trainer, self.clock)
         return self._jobs[service]
 
     def place(self, *parts: str) -> Path:
@@ -56,6 +57,8 @@ class World:
         """End every training and remove the folder, if it is the sandbox's own."""
         for jobs in self._jobs.values():
             jobs.close()
+        for close in self.closing:
+            close()
         if self._own is not None:
             self._own.cleanup()
 

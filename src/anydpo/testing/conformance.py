@@ -146,7 +146,7 @@ class CapabilityTests(ProviderFixture):
         again = Plan(**json.loads(written))
         assert again.requests == prepared.plan.requests
         assert again.stages == prepared.plan.stages
-        assert all(PLACEHOLDER.fullmatch(found) for found in re.findall(r"\$\{[^}]*\}", written))
+        assert all(PLACEHOLDER.fullmatch(found) for found in re.findall(r"\$\{(?!\{)[^}]*\}", written))
 
     def test_an_unknown_option_is_a_problem(self, remote: Remote, provider: Provider, tmp_path: Path) -> None:
         job = remote.job(tmp_path, options={provider.name: {"no_such_option": 1}})

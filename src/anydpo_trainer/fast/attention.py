@@ -1,7 +1,7 @@
 """Attention of a row in which several completions share a prompt and several forks share the row.
 
 A position sees its own fork only, nothing after itself, and of its fork's branches only its own. On a CPU each
-branch is one call of torch's kernel, so that no masked block is computed; on a GPU the whole row is one call of
+branch is one call of a kernel, so that no masked block is computed; on a GPU the whole row is one call of
 FlexAttention, whose kernel skips the blocks that are masked.
 """
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from anydpo_trainer.fast.blocks import attend
 from anydpo_trainer.fast.layout import Layout, Segment
 
 NAME = "anydpo_shared"  # what transformers knows this attention by
@@ -57,13 +58,9 @@ def register() -> None:
 
 
 def _by_segment(query: Tensor, key: Tensor, value: Tensor, scale: float | None, layout: Layout) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
     made: list[Tensor] = []
     for segment in layout.segments:
-        end = segment.end
-        q, k, v = (part[:, :, segment.start : end] for part in (query, key, value))
-        if groups > 1:
-            k, v = (part.repeat_interleave(groups, dim=1) for part in (k, v))
+        q, k, v = (part[:, :, segment.start : segment.end] for part in (query, key, value))
         made += _one_fork(q, k, v, scale, segment, last=layout.last)
     return torch.cat(made, dim=2)
 
@@ -71,31 +68,15 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, scale: float | None, 
 def _one_fork(q: Tensor, k: Tensor, v: Tensor, scale: float | None, segment: Segment, *, last: bool) -> list[Tensor]:
     """Return the outputs of trunk and first branch, which lie together and are causal, and of each other branch."""
     trunk, first = segment.trunk, segment.trunk + segment.branches[0]
-    if last:  # nobody reads what the prompt's positions would give
-        unread = q.new_zeros(*q.shape[:2], segment.read, v.shape[3])
-        made = [unread, _behind(q[:, :, segment.read : first], k[:, :, :first], v[:, :, :first], scale)]
-    else:
-        q_, k_, v_ = (part[:, :, :first] for part in (q, k, v))
-        made = [F.scaled_dot_product_attention(q_, k_, v_, is_causal=True, scale=scale)]
+    begin = segment.read if last else 0  # nobody reads what the last layer would give for the prompt's positions
+    made = [q.new_zeros(*q.shape[:2], begin, v.shape[3])] if begin else []
+    made.append(attend(q[:, :, begin:first], k[:, :, :first], v[:, :, :first], scale))
     at = first
     for length in segment.branches[1:]:
         seen = [torch.cat((part[:, :, :trunk], part[:, :, at : at + length]), dim=2) for part in (k, v)]
-        made.append(_behind(q[:, :, at : at + length], seen[0], seen[1], scale))
+        made.append(attend(q[:, :, at : at + length], seen[0], seen[1], scale))
         at += length
     return made
-
-
-def _behind(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    """Attend with queries that stand at the end of the keys."""
-    if q.shape[2] == 0:
-        return q
-    mask = _corner(q.shape[2], k.shape[2], q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-
-
-@functools.lru_cache(maxsize=256)
-def _corner(queries: int, keys: int, device: torch.device) -> Tensor:
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 def sees(layout: Layout) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from anydpo_trainer.batch import Fork
 from anydpo_trainer.fast.scorer import SharedScorer, whole
 
-LEAST, MOST_CPU, MOST_GPU = 512, 1024, 65536  # tokens; a processor gains nothing from more than its caches hold
+LEAST, MOST_CPU, MOST_GPU = 512, 1280, 65536  # tokens; a processor gains nothing from more than its caches hold
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+ROWS = "anydpo_rows"  # set on a weight: the only rows of its gradient that are not zero
 
 
 def embed(layer: Any, ids: Tensor) -> Tensor | None:
@@ -17,6 +20,21 @@ def embed(layer: Any, ids: Tensor) -> Tensor | None:
         return None
     made: Tensor = _Embed.apply(layer.weight, ids, layer.padding_idx)  # type: ignore[no-untyped-call]
     return made
+
+
+def clear_gradients(weights: Iterable[Tensor], *, alone: bool) -> None:
+    """Forget every gradient; one that is zero but for known rows keeps its place, with those rows set to zero.
+
+    `alone` says that no other process adds to the gradients: then the rows of this one are all there are.
+    """
+    for weight in weights:
+        rows: list[Tensor] | None = getattr(weight, ROWS, None) if alone else None
+        if weight.grad is None or rows is None:
+            weight.grad = None
+            continue
+        for ids in rows:
+            weight.grad.index_fill_(0, ids, 0.0)
+        rows.clear()
 
 
 class _Embed(torch.autograd.Function):
@@ -33,7 +51,11 @@ class _Embed(torch.autograd.Function):
         weight: Tensor = ctx.weight
         if ctx.padding is not None:  # torch keeps that row's gradient at 0
             grad = grad.masked_fill((ids == ctx.padding).unsqueeze(-1), 0.0)
+        rows: list[Tensor] | None = getattr(weight, ROWS, None)
         if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
+            weight.grad, rows = torch.zeros_like(weight), []
+            setattr(weight, ROWS, rows)
         weight.grad.index_add_(0, ids.flatten(), grad.reshape(-1, grad.shape[-1]).to(weight.dtype))
+        if rows is not None:
+            rows.append(ids.flatten())
         return None, None, None

@@ -13,7 +13,7 @@ import anydpo
 from anydpo import errors
 from anydpo.provider import JobRef
 from anydpo_azure import AzureProvider
-from anydpo_azure.provider import AZURE
+from anydpo_azure.managed import AZURE, ManagedAzure
 from anydpo_openai import dialect
 from tests.providers.clouds import GPT, Cloud, a_cloud, a_job
 
@@ -60,7 +60,7 @@ def test_without_an_endpoint_there_is_a_plan_and_no_request(monkeypatch: pytest.
 def test_an_organisation_of_openai_is_not_told_to_azure(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-2")
-    client: Any = AzureProvider()._client
+    client: Any = ManagedAzure()._client
     headers = client._build_headers(__import__("openai")._models.FinalRequestOptions(method="get", url="/x"))
     assert "openai-organization" not in headers
     assert "openai-project" not in headers
@@ -83,8 +83,8 @@ def test_no_status_of_a_job_under_way_is_an_end(word: str) -> None:
     ids=["suffix", "metadata", "model"],
 )
 def test_a_key_is_found_in_whatever_comes_back(shown: dict[str, Any]) -> None:
-    assert AzureProvider()._key_of({"id": "ftjob-1", **shown}) == "anydpo-0123456789abcdef01234567"
-    assert AzureProvider()._key_of({"id": "ftjob-1", "suffix": "tone", "metadata": None}) is None
+    assert ManagedAzure()._key_of({"id": "ftjob-1", **shown}) == "anydpo-0123456789abcdef01234567"
+    assert ManagedAzure()._key_of({"id": "ftjob-1", "suffix": "tone", "metadata": None}) is None
 
 
 def test_events_in_words_are_metrics_too() -> None:
