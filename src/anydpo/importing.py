@@ -26,17 +26,22 @@ def import_run(source: str | Path) -> Run:
     """
     place, ref = _job_of(source)
     journal, reads = journal_of(home()), Reads(SystemClock())
-    for known in journal.of_job(ref.id):
-        if split_place(known.place)[0] == place.name:
-            return Run(known.run)
+    if (known := _known(journal, place, ref)) is not None:
+        return known
     if not isinstance(place, CanImport):
         raise ProviderMissing("cannot tell of jobs that others made", provider=place.name)
     found = reads(lambda: place.describe(ref))
-    ref = JobRef(id=ref.id, place=found.place or ref.place)
-    run = _record(journal, place, ref, found)
-    made = Run(run, created=True)
+    ref = JobRef(id=found.id or ref.id, place=found.place or ref.place)
+    if (known := _known(journal, place, ref)) is not None:
+        return known
+    made = Run(_record(journal, place, ref, found), created=True)
     made.refresh()
     return made
+
+
+def _known(journal: Journal, place: Provider, ref: JobRef) -> Run | None:
+    known = [one.run for one in journal.of_job(ref.id) if split_place(one.place)[0] == place.name]
+    return Run(known[0]) if known else None
 
 
 def _job_of(source: str | Path) -> tuple[Provider, JobRef]:

@@ -378,6 +378,7 @@ class Described(Part):
 
     job: dict[str, Any] = Field(default={}, description="fields of a job; data files by the provider's own ids")
     lost: dict[str, str] = Field(default={}, description="what has no equivalent → why")
+    id: str | None = Field(default=None, description="what the provider calls it, where it was named otherwise")
     place: str | None = Field(default=None, description="the route, where the provider can tell")
     target: str = Field(default="", description="endpoint, region, project: never a credential")
     sandbox: bool = False

@@ -13,8 +13,10 @@ import pytest
 
 import anydpo
 from anydpo import cli
+from anydpo.data.write import json_line
 from anydpo.errors import DataInvalid, Invalid, ProviderRefused
 from anydpo.result import State
+from anydpo.samples import pairs
 from anydpo.sandbox import Sandbox, serve
 from tests.sandbox.conftest import preferences
 from tests.trainer.helpers import small_model
@@ -91,6 +93,49 @@ def test_a_job_of_togethers_own_client_is_a_run(box: Sandbox, tmp_path: Path) ->
     assert (result.job["model"], result.job["epochs"], result.job["learning_rate"]) == (QWEN, 2, 2e-5)
     assert result.job["method"]["beta"] == 0.3
     assert result.model.tuned
+
+
+@pytest.fixture
+def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with serve(providers=["sagemaker"], trainer="instant", steps=4, folder=tmp_path / "box") as made:
+        for name, value in made.env.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def test_a_job_of_boto3_is_a_run(aws: Sandbox) -> None:
+    import boto3
+
+    s3, sagemaker = boto3.client("s3"), boto3.client("sagemaker")
+    s3.create_bucket(Bucket="mine")
+    s3.put_object(Bucket="mine", Key="prefs/train.jsonl", Body=b"".join(json_line(row) for row in pairs(20)))
+    hub = "arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/huggingface-reasoning-qwen3-06b"
+    source = {"S3DataType": "S3Prefix", "S3Uri": "s3://mine/prefs/"}
+    made = sagemaker.create_training_job(
+        TrainingJobName="by-hand",
+        RoleArn="arn:aws:iam::123456789012:role/sandbox",
+        InputDataConfig=[{"ChannelName": "train", "DataSource": {"S3DataSource": source}}],
+        OutputDataConfig={"S3OutputPath": "s3://mine/out"},
+        HyperParameters={"adam_beta": "0.05", "max_epochs": "2", "learning_rate": "0.0001"},
+        ServerlessJobConfig={
+            "BaseModelArn": hub,
+            "JobType": "FineTuning",
+            "CustomizationTechnique": "DPO",
+            "Peft": "LORA",
+        },
+        ModelPackageConfig={"ModelPackageGroupArn": "arn:aws:sagemaker:us-east-1:123456789012:model-package-group/t"},
+    )
+    run = anydpo.import_run("sagemaker:by-hand")
+    result = run.wait()
+    assert result.state.done
+    assert (result.place, result.provider_job_id) == ("sagemaker/serverless", made["TrainingJobArn"])
+    assert (result.job["model"], result.job["epochs"], result.job["learning_rate"]) == ("Qwen/Qwen3-0.6B", 2, 1e-4)
+    assert result.job["method"]["beta"] == 0.05
+    assert result.job["data"] == "s3://mine/prefs/"
+    assert anydpo.import_run(f"sagemaker:{made['TrainingJobArn']}").id == run.id
 
 
 def test_our_own_job_is_known_by_its_id(box: Sandbox) -> None:

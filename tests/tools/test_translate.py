@@ -247,6 +247,41 @@ def test_togethers_create_body(tmp_path: Path) -> None:
     assert "training_file" in told(made, "lost")
 
 
+def test_sagemakers_create_body_of_a_script_with_trls_settings(tmp_path: Path) -> None:
+    body = {
+        "TrainingJobName": "tone-1",
+        "RoleArn": "arn:aws:iam::123456789012:role/r",
+        "AlgorithmSpecification": {"TrainingImage": "some/image:1", "TrainingInputMode": "File"},
+        "HyperParameters": {
+            "model_name_or_path": "Qwen/Qwen3-0.6B",
+            "beta": "0.2",
+            "learning_rate": "5e-7",
+            "num_train_epochs": "2",
+            "sagemaker_program": "dpo.py",
+        },
+        "InputDataConfig": [
+            {"ChannelName": "train", "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://b/p/"}}}
+        ],
+        "OutputDataConfig": {"S3OutputPath": "s3://b/out"},
+        "ResourceConfig": {"InstanceType": "ml.g5.2xlarge", "InstanceCount": 1, "VolumeSizeInGB": 100},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+        "Environment": {"A": "b"},
+    }
+    made = from_file(written(tmp_path, json.dumps(body), "body.json"))
+    job = job_of(made)
+    assert made.tool == "a create body of sagemaker"
+    assert (job.model, job.method.beta, job.learning_rate, job.epochs) == ("Qwen/Qwen3-0.6B", 0.2, 5e-7, 2)
+    assert job.options["sagemaker"] == {
+        "role": "arn:aws:iam::123456789012:role/r",
+        "max_runtime_seconds": 3600,
+        "instance_type": "ml.g5.2xlarge",
+        "instance_count": 1,
+        "volume_size_gb": 100,
+        "image_uri": "some/image:1",
+    }
+    assert {"InputDataConfig.train", "Environment"} <= told(made, "lost")
+
+
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
