@@ -32,7 +32,7 @@ from anydpo.journal import journal_of
 from anydpo.plan import Prepared, prepare
 from anydpo.provider import CanTune, Tuning
 from anydpo.registry import split_place
-from anydpo.result import Cost, Error, Result, State
+from anydpo.result import Error, Result, State
 from anydpo.secrets import masked
 from anydpo.spend import hold_to, is_free, price_of
 from anydpo.suggest import Tried, suggest
@@ -86,8 +86,7 @@ def prepare_sweep(
     problems = [*_counts(trials, parallel, goal), *_not_comparable(job, varied, metric)]
     if problems:
         raise JobInvalid.of(problems)
-    for values in spaces.extremes(varied):
-        spaces.with_values(job, values)
+    spaces.check(job, varied)
     base = prepare(job, place).or_raise()
     if parallel is None:
         parallel = 1 if is_free(base) and not base.plan.sandbox else PARALLEL
@@ -127,8 +126,7 @@ class Sweeping:
         tell = on_trial or (lambda _trial: None)
         if native:
             return self._by_the_providers_tuner(max_cost_usd, allow_unknown_price, tell)
-        kept = self._kept()
-        self._hold_to(max_cost_usd, allow_unknown_price, self.tuning.trials - len(kept))
+        self._hold_to(max_cost_usd, allow_unknown_price)
         done: list[Trial] = []
         results: dict[int, Result] = {}
         notes: list[str] = []
@@ -150,17 +148,18 @@ class Sweeping:
 
     def price(self) -> tuple[float | None, int]:
         """Return what the trials that are not made yet may cost together in USD, and how many they are."""
-        left = self.tuning.trials - len(self._kept())
+        left = self.tuning.trials - len(self._made())
         if is_free(self.base):
             return 0.0, left
         quotes = [price_of(one) for one in self._dearest()]
         known = [quote.cost.amount for quote in quotes if quote is not None]
         return (max(known) * left if len(known) == len(quotes) else None), left
 
-    def _kept(self) -> list[dict[str, Any]]:
-        """Return the trials that were recorded, in order."""
+    def _made(self) -> list[str]:
+        """Return the runs of the trials that were sent; one that is only recorded is still to be paid for."""
         found = self._journal.group(self.id)
-        return list(found["trials"])[: self.tuning.trials] if found else []
+        kept = found["trials"][: self.tuning.trials] if found else []
+        return [trial["run"] for trial in kept if trial["run"]]
 
     def _values(self, numbers: Sequence[int], done: Sequence[Trial]) -> list[dict[str, Any]]:
         """Return the values of these trials: as they were recorded, or chosen now and recorded before anything is."""
@@ -277,19 +276,16 @@ class Sweeping:
                 made.append(one)
         return made or [self.base]
 
-    def _hold_to(self, cap: float | None, allow_unknown_price: bool, left: int) -> None:
+    def _hold_to(self, cap: float | None, allow_unknown_price: bool) -> None:
         """Raise `CapExceeded`, before anything is sent, if the trials still to make may cost more than the cap."""
+        made = self._made()
+        left = self.tuning.trials - len(made)
         if cap is None or is_free(self.base) or left <= 0:
             return
-        spent = sum(cost.amount for cost in self._paid().values())
+        costs = [cost_of(Run(run).result()) for run in made]
+        spent = sum(cost.amount for cost in costs if cost is not None)
         for one in self._dearest():
             hold_to(cap - spent, [one] * left, allow_unknown_price=allow_unknown_price)
-
-    def _paid(self) -> dict[str, Cost]:
-        """Return what the recorded trials have cost, by run."""
-        runs = [trial["run"] for trial in self._kept() if trial["run"]]
-        costs = {run: cost_of(Run(run).result()) for run in runs}
-        return {run: cost for run, cost in costs.items() if cost is not None}
 
     def _shares(self, cap: float | None, done: Sequence[Trial], now: int) -> _Cap:
         if cap is None:

@@ -24,6 +24,7 @@ from anydpo.registry import using
 from anydpo.result import State
 from anydpo.space import combinations, parse, with_values
 from anydpo.suggest import Tried, suggest
+from anydpo.sweeping import prepare_sweep
 from anydpo.testing.memory import MemoryProvider
 from anydpo.testing.service import Service
 from anydpo.trials import Trial
@@ -174,8 +175,6 @@ def test_what_a_trial_will_be_is_written_before_it_is_sent(service: Service) -> 
         seen.append(len(group["trials"]))
         assert group["trials"][trial.number - 1]["values"] == trial.values
 
-    from anydpo.sweeping import prepare_sweep
-
     made = prepare_sweep(a_job(), "memory", space=SPACE, trials=3, parallel=1)
     sweep_of_one = made.id
     made.run(on_trial=look)
@@ -202,6 +201,8 @@ def test_dearer_trials_than_quoted_end_a_sweep_at_its_cap(shop: Shop, service: S
     assert found.trials[2].error.code == "cap_exceeded"
     assert "max_cost_usd" in found.notes[0]
     assert service.requests("create") == 2
+    again = prepare_sweep(a_job(), "memory", space=SPACE, trials=3, parallel=1)
+    assert again.price()[1] == 1  # recorded, not sent: it is still to be paid for
 
 
 def test_the_places_own_tuner_is_one_run(service: Service) -> None:
@@ -242,6 +243,16 @@ def test_a_space_that_makes_no_sense_is_refused_before_anything_is_sent(
     with pytest.raises(JobInvalid, match=said):
         anydpo.sweep(a_job(), "memory", space=space, trials=2)
     assert service.requests("stage") == 0
+
+
+def test_a_value_may_need_another(service: Service) -> None:
+    """exo_pair takes the logarithm of the smoothing, so it is refused at 0 and trains at 0.1."""
+    job = a_job(allow_ignored=("method.loss_type", "method.label_smoothing"))
+    space = {"loss_type": ["sigmoid", "exo_pair"], "label_smoothing": [0.0, 0.1]}
+    found = anydpo.sweep(job, "memory", space=space, trials=4)
+    assert [trial.error.code for trial in found.trials if trial.error] == ["job_invalid"]
+    with pytest.raises(JobInvalid, match="logarithm"):
+        anydpo.sweep(job, "memory", space={"loss_type": ["sigmoid", "exo_pair"]}, trials=2)
 
 
 def test_without_held_out_pairs_nothing_can_be_chosen(service: Service) -> None:
