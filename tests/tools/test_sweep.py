@@ -22,6 +22,7 @@ from anydpo.journal import journal_of
 from anydpo.provider import Tuning
 from anydpo.registry import using
 from anydpo.result import State
+from anydpo.sandbox import serve
 from anydpo.space import combinations, parse, with_values
 from anydpo.suggest import Tried, suggest
 from anydpo.sweeping import prepare_sweep
@@ -337,6 +338,35 @@ def test_on_this_machine_from_the_command_line(local_job: Path, capsys: pytest.C
     assert [row[-1] for row in table[1:]].count("best") == 1
     if full:
         sys.stdout.write(f"local sweep: {[(trial['values'], trial['value']) for trial in found['trials']]}\n")
+
+
+def test_at_a_cloud_the_table_has_the_same_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
+    """On `sagemaker/training`: six trials that train in `make proof`, elsewhere two that are only acted."""
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    trials = 6 if full else 2
+    options = {"role": "arn:aws:iam::123456789012:role/sandbox", "instance_type": "ml.g5.2xlarge"}
+    job = anydpo.PreferenceJob(
+        model="tiny",
+        data=anydpo.load(samples.pairs(60)),
+        validation=0.3,
+        max_steps=4,
+        batch_size=8,
+        options={"sagemaker": options},
+    )
+    how: dict[str, Any] = {"steps": 1000} if full else {"steps": 4, "trainer": "instant"}
+    with serve(providers=["sagemaker"], folder=tmp_path / "box", **how) as box:
+        for name, value in box.env.items():
+            monkeypatch.setenv(name, value)
+        space = {"beta": "0.05..0.5:log", "learning_rate": "1e-4..1e-2:log"}
+        found = anydpo.sweep(job, "sagemaker/training", space=space, trials=trials)
+        assert found.columns == ("trial", "method.beta", "learning_rate", "state", "eval/rewards/accuracies", "run", "")
+        assert [trial.state for trial in found.trials] == ["succeeded"] * trials
+        assert found.best is not None
+        assert found.best.metric("eval/rewards/accuracies") == max(trial.value or 0.0 for trial in found.trials)
+        again = anydpo.sweep(job, "sagemaker/training", space=space, trials=trials)
+        assert [trial.created for trial in again.trials] == [False] * trials
 
 
 def test_a_paid_place_is_asked_for(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
