@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from anydpo import space as spaces
@@ -24,6 +25,7 @@ from anydpo.errors import (
     Problem,
     ProviderMissing,
 )
+from anydpo.fanout import at_once
 from anydpo.handle import Run, send
 from anydpo.home import home
 from anydpo.identity import sweep_id
@@ -112,7 +114,7 @@ class Sweeping:
             **tuning.model_dump(include={"metric", "goal", "seed"}),
         }
         self.id = sweep_id(base.fingerprint, base.plan.place, base.plan.target, search)
-        self._search = search
+        self._search, self._data = search, (base.train, base.validation)  # read once for all trials
 
     def run(
         self,
@@ -186,28 +188,17 @@ class Sweeping:
         self, first: int, values: Sequence[dict[str, Any]], cap: _Cap, allow_unknown_price: bool, tell: Told
     ) -> list[tuple[Trial, Result | None]]:
         """Make these trials at the same time and return each with its result, where it has one."""
-        made: dict[int, tuple[Trial, Result | None]] = {}
-        failed: list[Exception] = []
-
-        def make(number: int) -> None:
-            try:
-                made[number] = self._make(number, values[number - first], cap, allow_unknown_price, tell)
-            except Exception as exc:
-                failed.append(exc)
-
-        numbers = range(first, first + len(values))
-        if len(numbers) == 1:
-            make(first)
-        else:
-            threads = [threading.Thread(target=make, args=(number,), daemon=True) for number in numbers]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(timeout=0.2)  # so that Ctrl-C is noticed
-        if failed:
-            raise failed[0]
-        return [made[number] for number in numbers]
+        tasks = [
+            partial(self._make, number, each, cap, allow_unknown_price, tell)
+            for number, each in enumerate(values, first)
+        ]
+        if len(tasks) == 1:
+            return [tasks[0]()]
+        made = at_once(tasks)
+        for found in made:
+            if isinstance(found, Exception):
+                raise found
+        return [found for found in made if not isinstance(found, Exception)]
 
     def _make(
         self, number: int, values: dict[str, Any], cap: _Cap, allow_unknown_price: bool, tell: Told
@@ -218,7 +209,7 @@ class Sweeping:
         try:
             job = spaces.with_values(self.base.job, values)
             name = f"{job.name or f'sweep-{self.id[:4]}'}-{number}"
-            prepared = prepare(job.replace(name=name), self.place).or_raise()
+            prepared = prepare(job.replace(name=name), self.place, self._data).or_raise()
             limit = cap.share(prepared)
             (run,) = send([prepared], max_cost_usd=limit, allow_unknown_price=allow_unknown_price)
             self._belongs(number, run.id)
@@ -271,7 +262,7 @@ class Sweeping:
         """Return the trials at the ends of the space, one of which costs as much as any."""
         made = []
         for values in spaces.extremes(self.tuning.space):
-            one = prepare(spaces.with_values(self.base.job, values), self.place)
+            one = prepare(spaces.with_values(self.base.job, values), self.place, self._data)
             if one.plan.ok:
                 made.append(one)
         return made or [self.base]
