@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from anydpo.errors import Invalid, ProviderMissing
+from anydpo.errors import AnyDPOError, Invalid, ProviderMissing
 from anydpo.provider import Event
 from anydpo.result import Notice, Result
 
@@ -71,7 +71,13 @@ class Sinks:
 
     def end(self, run: Run) -> Iterator[Event]:
         """Tell each sink that the run has ended or paused, and yield an event for each that fails."""
-        return self._each("end", run, run.result()) if self._sinks else iter(())
+        if not self._sinks:
+            return
+        try:
+            result = run.result()
+        except AnyDPOError:  # the place cannot be asked now
+            result = run.known()
+        yield from self._each("end", run, result)
 
     def _each(self, method: str, run: Run, *more: Event | Result) -> Iterator[Event]:
         for sink in list(self._sinks):
