@@ -42,6 +42,7 @@ from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
+    Described,
     Diagnosis,
     Event,
     Examined,
@@ -55,7 +56,7 @@ from anydpo.provider import (
 )
 from anydpo.result import Artifact, Cost, State
 from anydpo.secrets import Secret
-from anydpo_together import dialect, request
+from anydpo_together import dialect, imported, request
 
 if TYPE_CHECKING:
     from together import BaseModel, Together
@@ -240,6 +241,18 @@ class TogetherProvider:
                 client.with_options(timeout=10).fine_tuning.list()
 
         return diagnosed(lambda: self._client, ask, lambda: "TOGETHER_API_KEY is set", origin(self._url()))
+
+    def described(self, body: Mapping[str, Any]) -> Described | None:
+        """Return the job that a create body of this service stands for, None for what is none."""
+        return imported.described(body) if imported.is_body(body) else None
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return a job as it was asked for, whoever made it."""
+        url = self._url()
+        found = imported.described(self._all_of(ref)[0][0])
+        project = os.environ.get("TOGETHER_PROJECT_ID")
+        target = " ".join([origin(url), *([project] if project else [])])
+        return found.model_copy(update={"target": target, "sandbox": is_loopback(url)})
 
     # The wire
 

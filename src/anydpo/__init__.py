@@ -15,8 +15,10 @@ _WHERE = {
     "DPO": "anydpo.job",
     "Evaluation": "anydpo.result",
     "Event": "anydpo.provider",
+    "EventSink": "anydpo.tracking",
     "Judge": "anydpo.judge",
     "LoRA": "anydpo.job",
+    "Migration": "anydpo.migration",
     "Plan": "anydpo.provider",
     "PreferenceDataset": "anydpo.data.dataset",
     "PreferenceJob": "anydpo.job",
@@ -25,17 +27,22 @@ _WHERE = {
     "Run": "anydpo.handle",
     "SFT": "anydpo.job",
     "State": "anydpo.result",
+    "Sweep": "anydpo.trials",
     "check": "anydpo.plan",
+    "import_run": "anydpo.importing",
     "compare": "anydpo.comparison",
     "evaluate": "anydpo.evaluation",
     "load": "anydpo.data.read",
+    "migrate": "anydpo.migration",
     "Quote": "anydpo.provider",
+    "Range": "anydpo.provider",
     "providers": "anydpo.catalogue",
     "quote": "anydpo.spend",
     "run": "anydpo.handle",
     "runs": "anydpo.handle",
     "sample": "anydpo.handle",
     "submit": "anydpo.handle",
+    "sweep": "anydpo.sweeping",
 }
 
 __all__ = [  # noqa: RUF022 - in the order in which a user meets them
@@ -51,7 +58,10 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "submit",
     "run",
     "sample",
+    "sweep",
     "runs",
+    "import_run",
+    "migrate",
     "evaluate",
     "compare",
     "providers",
@@ -61,6 +71,10 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "Event",
     "State",
     "Result",
+    "Sweep",
+    "Range",
+    "Migration",
+    "EventSink",
     "Evaluation",
     "Comparison",
     "Judge",
@@ -78,12 +92,17 @@ if TYPE_CHECKING:
     from anydpo.errors import AnyDPOError
     from anydpo.evaluation import evaluate
     from anydpo.handle import Run, run, runs, sample, submit
+    from anydpo.importing import import_run
     from anydpo.job import DPO, SFT, LoRA, PreferenceJob
     from anydpo.judge import Judge
+    from anydpo.migration import Migration, migrate
     from anydpo.plan import check
-    from anydpo.provider import Capabilities, Event, Plan, Quote
+    from anydpo.provider import Capabilities, Event, Plan, Quote, Range
     from anydpo.result import Evaluation, Result, State
     from anydpo.spend import quote
+    from anydpo.sweeping import sweep
+    from anydpo.tracking import EventSink
+    from anydpo.trials import Sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from anydpo.plan import Prepared, prepare_all
 from anydpo.provider import CanSample, Event
 from anydpo.result import Artifact, Attempt, Result, Sample, State
 from anydpo.spend import hold_to
+from anydpo.tracking import EventSink, Sinks
 
 if TYPE_CHECKING:
     from anydpo.weights import Form
@@ -53,6 +54,7 @@ class Run:
         """
         self._dispatch = Dispatch(journal_of(home()))
         self.id, self.created, self.remaining = self._dispatch.journal.run(id).id, created, remaining
+        self._sinks = Sinks()
         self.error = error
 
     def __repr__(self) -> str:
@@ -86,7 +88,12 @@ class Run:
 
     def watch(self) -> Iterator[Event]:
         """Yield every event from the beginning until the run ends or pauses, taking the steps that are due."""
-        return self._dispatch.watch(self.id)
+        return self._told(self._dispatch.watch(self.id))
+
+    def track(self, *sinks: EventSink) -> Run:
+        """Tell these sinks of what `watch` and `wait` see of this run, and return it; a failing one is a warning."""
+        self._sinks.add(sinks)
+        return self
 
     def events(self) -> Iterator[Event]:
         """Yield what has happened so far, without waiting for more."""
@@ -94,13 +101,15 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> Result:
         """Return the result when the run has ended or paused; raises `TimeoutError` after `timeout` seconds."""
-        for _ in self._dispatch.watch(self.id, timeout=timeout):
+        for _ in self._told(self._dispatch.watch(self.id, timeout=timeout)):
             pass
         return self.result()
 
     def result(self) -> Result:
         """Return what is known now, in the one format."""
-        return self._dispatch.result(self.id)
+        found = self._dispatch.result(self.id)
+        notices = self._sinks.notices
+        return found.model_copy(update={"warnings": (*found.warnings, *notices)}) if notices else found
 
     def known(self) -> Result:
         """Return what the journal alone knows now, for when the provider cannot be asked."""
@@ -140,6 +149,9 @@ class Run:
         made = provider.sample(ref, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
         keep_samples(self._dispatch.journal.home, self.id, ref.id, made)
         return made
+
+    def _told(self, events: Iterator[Event]) -> Iterator[Event]:
+        return self._sinks.told(self, events) if self._sinks else events
 
     def _repr_html_(self) -> str:
         return self.result()._repr_html_()
@@ -237,13 +249,21 @@ def watch_all(runs: Sequence[Run]) -> Iterator[tuple[Run, Event | AnyDPOError]]:
     An error ends the watch of its run alone, and is yielded in an event's place.
     """
     by_id = {one.id: one for one in runs}
-    for run, event in Dispatch(journal_of(home())).watch_all(list(by_id)):
-        yield by_id[run], event
+    for run in runs:
+        yield from ((run, event) for event in run._sinks.begin(run))
+    for name, event in Dispatch(journal_of(home())).watch_all(list(by_id)):
+        run = by_id[name]
+        if isinstance(event, Event):
+            yield from ((run, said) for said in run._sinks.event(run, event))
+        yield run, event
+    for run in runs:
+        if run.error is None:
+            yield from ((run, event) for event in run._sinks.end(run))
 
 
-def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:
+def run(job: PreferenceJob, place: str = "local", *, again: bool = False, track: Sequence[EventSink] = ()) -> Result:
     """Send the job, wait until it has ended, and return its result; a failed run has a result too."""
-    return submit(job, place, again=again).wait()
+    return submit(job, place, again=again).track(*track).wait()
 
 
 def find(names: Sequence[str]) -> list[Run]:

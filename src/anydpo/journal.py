@@ -204,6 +204,16 @@ class Journal:
         rows = self._ask("SELECT * FROM attempt WHERE key = ? ORDER BY rowid", (key,))
         return [attempt_row(self._checked("attempt", row)) for row in rows]
 
+    def of_job(self, provider_job_id: str) -> list[AttemptRow]:
+        """Return the attempts whose job has this id at its provider."""
+        rows = self._ask("SELECT * FROM attempt WHERE provider_job_id = ? ORDER BY rowid", (provider_job_id,))
+        return [attempt_row(self._checked("attempt", row)) for row in rows]
+
+    def group(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+        """Return what was asked for as a group, None where there is none of this id."""
+        rows = self._ask('SELECT * FROM "group" WHERE id = ?', (id,))
+        return dict(json.loads(self._checked("group", rows[0])["request"])) if rows else None
+
     def keep_group(self, id: str, kind: str, at: float, request: dict[str, Any], runs: Sequence[str] = ()) -> None:  # noqa: A002
         """Record a group, or what is known of it by now, and which runs belong to it."""
         with self._transaction():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import agreement, comparing, data, health, jobs, runs, sandbox, sending
+from anydpo.cli import agreement, comparing, data, foreign, health, jobs, runs, sandbox, sending, sweeping
 
 app = typer.Typer(
     name="anydpo",
@@ -37,8 +37,10 @@ def _options(
 jobs.register(app)
 data.register(app)
 sending.register(app)
+sweeping.register(app)
 agreement.register(app)
 runs.register(app)
+foreign.register(app)
 comparing.register(app)
 health.register(app)
 sandbox.register(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,22 @@ from anydpo.cli import output
 if TYPE_CHECKING:
     from anydpo.handle import Run
     from anydpo.result import Result
+    from anydpo.tracking import EventSink
+
+
+Track = Annotated[
+    list[str] | None, typer.Option("--track", metavar="NAME", help="Also tell a tracker, such as mlflow.")
+]
+
+
+def sinks_of(names: Sequence[str] | None) -> list[EventSink]:
+    """Return the trackers of these names; asked for before anything is sent, so that a wrong one stops nothing."""
+    if not names:
+        return []
+    from anydpo.tracking import sinks_named
+
+    return sinks_named(names)
+
 
 WORST = (5, 6, 3, 4, 1)  # of several runs, the first of these exit codes that any has
 
@@ -99,7 +115,8 @@ def show_result(result: Result) -> None:
             output.out(f"  hint:  {result.error.hint.replace('RUN', result.run)}")
     data, usage = result.data, result.usage
     skipped = f", {sum(data.skipped.values())} rows skipped" if data.skipped else ""
-    output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
+    if data.train_pairs is not None:  # an imported run's provider may not tell
+        output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
     if usage.steps is not None:
         took = f" in {result.timing.train_seconds:.0f} s" if result.timing.train_seconds else ""
         output.out(f"  steps: {usage.steps}{took}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.following import follow_all, leave, show_results
+from anydpo.cli.following import Track, follow_all, leave, show_results, sinks_of
 from anydpo.cli.options import JSON, Places, takes_job
 
 if TYPE_CHECKING:
@@ -100,11 +100,12 @@ def _say_sent(one: Run, *, detached: bool) -> None:
         output.say(f"still to come: {', '.join(one.remaining)}; `anydpo watch {one.id}` takes care of it")
 
 
-def run(job: Any, how: Sending, plan: Any = None, as_json: JSON = False) -> None:
+def run(job: Any, how: Sending, plan: Any = None, track: Track = None, as_json: JSON = False) -> None:
     """Send the job, follow it to its end, and print the result; the same job again is the same run."""
     if how.detach:
         raise _usage("run follows the run, and --detach does not", "anydpo submit JOB --detach")
-    made = _send(job, plan, how)
+    sinks = sinks_of(track)
+    made = [one.track(*sinks) for one in _send(job, plan, how)]
     results = follow_all(made)
     show_results(results, as_json=as_json)
     leave(results, made)
