@@ -135,6 +135,23 @@ def adapter_base(folder: str) -> str | None:
     return str(json.loads(path.read_text())["base_model_name_or_path"]) if path.is_file() else None
 
 
+def on_this_machine(adapter: str, base: str, cache: Path) -> str:
+    """Return an adapter's folder; where its base is a folder of another machine, a copy of it that names `base`."""
+    known = adapter_base(adapter)
+    if known is None or not Path(known).is_absolute() or Path(known).is_dir():
+        return adapter
+    whole = hashlib.sha256(base.encode())
+    for path in sorted(Path(adapter).iterdir()):
+        whole.update(f"{path.name}\0{_sha256(path) if path.is_file() else ''}".encode())
+
+    def write(folder: Path) -> None:
+        shutil.copytree(adapter, folder, dirs_exist_ok=True)
+        about = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**about, "base_model_name_or_path": base}))
+
+    return str(_cached(cache / f"start-{whole.hexdigest()[:16]}", write))
+
+
 def context_length(config: Any) -> int:
     """Return how many tokens a pair may have where the job does not say: the model's context, at most 4,096."""
     known = getattr(config, "max_position_embeddings", None) or PLAIN_LENGTH
