@@ -115,10 +115,11 @@ class Sample(Part):
 
 
 class Artifact(Part):
-    """A file or folder that the run left."""
+    """A file or folder that the run left; a checkpoint's path is what `start_from` takes at its place."""
 
     kind: str
     path: str
+    step: int | None = None
 
 
 class Usage(Part):
