@@ -78,6 +78,9 @@ class ManagedAzure(OpenAIProvider):
     def _target(self, url: str) -> str:
         return origin(url)
 
+    def _is_mine(self, body: Mapping[str, Any]) -> bool:
+        return "trainingType" in body
+
     def _make_client(self) -> OpenAI:
         if not os.environ.get("AZURE_OPENAI_ENDPOINT"):
             raise AuthFailed(

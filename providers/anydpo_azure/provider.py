@@ -17,6 +17,7 @@ from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
+    Described,
     Diagnosis,
     Examined,
     JobRef,
@@ -146,6 +147,17 @@ class AzureProvider:
         else:
             mine = command.diagnose(self._workspace(scope.current()))
         return (*self._managed.diagnose(), *mine)
+
+    def described(self, body: Mapping[str, Any]) -> Described | None:
+        """Return the job that a create body of the managed service stands for, None for what is none."""
+        return self._managed.described(body)
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return a managed job as it was asked for; a command job is somebody's own program, which tells nothing."""
+        if _is_command(ref.place):
+            hint = "anydpo doctor --rebuild finds your own"
+            raise ProviderRefused("what a command job trains is not told", provider=self.name, hint=hint)
+        return self._managed.describe(ref)
 
     @cached_property
     def _managed(self) -> ManagedAzure:

@@ -19,6 +19,7 @@ from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
+    Described,
     JobRef,
     Outcome,
     Plan,
@@ -28,7 +29,7 @@ from anydpo.provider import (
     Staged,
 )
 from anydpo.result import Artifact, Sample, State
-from anydpo_local import dialect, machine
+from anydpo_local import dialect, machine, taken
 from anydpo_trainer import folder as trainer_folder
 from anydpo_trainer.config import LOSSES, TINY
 from anydpo_trainer.metrics_file import read_since
@@ -192,6 +193,22 @@ class LocalProvider:
         """Return every job of this home folder; its key is its name."""
         made = sorted((home() / "local").glob("anydpo-*"))
         return tuple((path.name, JobRef(id=path.name, place="local")) for path in made if (path / CONFIG).is_file())
+
+    def take(self, folder: Path) -> JobRef:
+        """Return the job that a folder of TRL's, or of another user of transformers' Trainer, is."""
+        return JobRef(id=taken.take(folder, CONFIG), place="local")
+
+    def described(self, body: Mapping[str, Any]) -> Described | None:  # noqa: ARG002
+        """Return None: this place has no create bodies."""
+        return None
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return the job of a folder that another trainer has left."""
+        found = taken.described(_made(ref))
+        if found is None:
+            hint = "anydpo doctor --rebuild finds the runs of this machine again"
+            raise JobInvalid(f"{ref.id} is a run of ours", provider="local", hint=hint)
+        return found
 
     def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
         """Copy the trained weights, or a checkpoint's, to a folder that is not there yet or is empty."""

@@ -25,6 +25,7 @@ from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
+    Described,
     Diagnosis,
     Event,
     Examined,
@@ -36,7 +37,7 @@ from anydpo.provider import (
     Staged,
 )
 from anydpo.result import Artifact, State
-from anydpo_openai import dialect
+from anydpo_openai import dialect, imported
 from anydpo_openai.service import OPENAI, Service
 
 if TYPE_CHECKING:
@@ -216,7 +217,20 @@ class OpenAIProvider:
             return (*notes, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
         return (*notes, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
 
+    def described(self, body: Mapping[str, Any]) -> Described | None:
+        """Return the job that a create body of this service stands for, None for what is none."""
+        return imported.described(body, self.service) if imported.is_body(body) and self._is_mine(body) else None
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return a job as it was asked for, whoever made it."""
+        url = self._url()
+        found = imported.described(self._job(ref), self.service)
+        return found.model_copy(update={"target": self._target(url), "sandbox": is_loopback(url)})
+
     # What Azure does otherwise
+
+    def _is_mine(self, body: Mapping[str, Any]) -> bool:
+        return "trainingType" not in body
 
     def _url(self) -> str:
         return (os.environ.get("OPENAI_BASE_URL") or URL).rstrip("/")

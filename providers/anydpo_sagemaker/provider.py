@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from anydpo.adapter import Wishes, filled
+from anydpo.adapter import Wishes, filled, is_loopback, origin
 from anydpo.archive import new_folder, unpack
 from anydpo.errors import AnyDPOError, DataInvalid, JobInvalid, NotEligible, OutcomeUnknown, ProviderRefused, RunFailed
 from anydpo.job import PreferenceJob
@@ -18,6 +18,7 @@ from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
+    Described,
     Diagnosis,
     Event,
     JobRef,
@@ -28,7 +29,7 @@ from anydpo.provider import (
     Staged,
 )
 from anydpo.result import Artifact, State
-from anydpo_sagemaker import dialect, routes, serverless, source, training
+from anydpo_sagemaker import dialect, imported, routes, serverless, source, training
 from anydpo_sagemaker.hub import Hub
 from anydpo_sagemaker.settings import region_of, where
 from anydpo_sagemaker.store import Store
@@ -171,7 +172,7 @@ class SageMakerProvider:
         """Return what is known of the job; our trainer's own files lie beside its checkpoints."""
         region, name = _parts(ref)
         job = self._describe(name, region)
-        if dialect.place_of(job) == serverless.PLACE:
+        if dialect.place_of(job) == serverless.PLACE or not job.get("CheckpointConfig"):  # not our trainer's
             return dialect.served(job, _sdk())
         store, kept = self._store(region), _checkpoints(job)
         records = [json.loads(line) for line in (store.text(f"{kept}/metrics.jsonl") or "").splitlines()]
@@ -217,6 +218,19 @@ class SageMakerProvider:
         except AnyDPOError as exc:
             return (said, Diagnosis(what="service", ok=False, detail=exc.message))
         return (said, Diagnosis(what="service", ok=True, detail=f"SageMaker answers in {region}"))
+
+    def described(self, body: Mapping[str, Any]) -> Described | None:
+        """Return the job that a create body stands for, None for what is none."""
+        return imported.described(body) if imported.is_body(body) else None
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return a training job as it was asked for, whoever made it."""
+        region, name = _parts(ref)
+        job = self._describe(name, region)
+        found = imported.described(job)
+        url = str(self._client("sagemaker", region).meta.endpoint_url)
+        told = {"id": str(job["TrainingJobArn"]), "target": f"{origin(url)} {region}", "sandbox": is_loopback(url)}
+        return found.model_copy(update=told)
 
     # The wire
 

@@ -183,17 +183,18 @@ def effective_of(body: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {"adapter": "lora" if config.get("Peft") == "LORA" else "full"}
     if "lora_rank" in given or "lora_alpha" in given:
         names = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
-        made["adapter"] = {ours: _number(given[theirs]) for theirs, ours in names.items() if theirs in given}
+        made["adapter"] = {ours: number_of(given[theirs]) for theirs, ours in names.items() if theirs in given}
     for field, names_of in (*KEYS.items(), ("epochs", ("max_epochs",))):
         for name in names_of:
             if name in given:
-                made[field] = _number(given[name])
+                made[field] = number_of(given[name])
     if "adam_beta" in given:
-        made["method"] = {"loss_type": "sigmoid", "beta": _number(given["adam_beta"])}
+        made["method"] = {"loss_type": "sigmoid", "beta": number_of(given["adam_beta"])}
     return made
 
 
-def _number(text: str) -> Any:
+def number_of(text: str) -> Any:
+    """Return what a hyperparameter's text stands for."""
     if text in ("True", "False"):
         return text == "True"
     try:

@@ -28,6 +28,7 @@ from anydpo.provider import (
     Capabilities,
     DataFile,
     DataSummary,
+    Described,
     Diagnosis,
     Event,
     Examined,
@@ -40,7 +41,7 @@ from anydpo.provider import (
     upload_progress,
 )
 from anydpo.result import Artifact, Cost, State
-from anydpo_together import dialect, request
+from anydpo_together import dialect, imported, request
 
 if TYPE_CHECKING:
     from together import Together
@@ -212,6 +213,18 @@ class TogetherProvider:
         except AnyDPOError as exc:
             return (found, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
         return (found, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
+
+    def described(self, body: Mapping[str, Any]) -> Described | None:
+        """Return the job that a create body of this service stands for, None for what is none."""
+        return imported.described(body) if imported.is_body(body) else None
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return a job as it was asked for, whoever made it."""
+        url = self._url()
+        found = imported.described(self._all_of(ref)[0][0])
+        project = os.environ.get("TOGETHER_PROJECT_ID")
+        target = " ".join([origin(url), *([project] if project else [])])
+        return found.model_copy(update={"target": target, "sandbox": is_loopback(url)})
 
     # The wire
 

@@ -13,7 +13,9 @@ _WHERE = {
     "Capabilities": "anydpo.provider",
     "DPO": "anydpo.job",
     "Event": "anydpo.provider",
+    "EventSink": "anydpo.tracking",
     "LoRA": "anydpo.job",
+    "Migration": "anydpo.migration",
     "Plan": "anydpo.provider",
     "PreferenceDataset": "anydpo.data.dataset",
     "PreferenceJob": "anydpo.job",
@@ -22,15 +24,20 @@ _WHERE = {
     "Run": "anydpo.handle",
     "SFT": "anydpo.job",
     "State": "anydpo.result",
+    "Sweep": "anydpo.trials",
     "check": "anydpo.plan",
+    "import_run": "anydpo.importing",
     "load": "anydpo.data.read",
+    "migrate": "anydpo.migration",
     "Quote": "anydpo.provider",
+    "Range": "anydpo.provider",
     "providers": "anydpo.catalogue",
     "quote": "anydpo.spend",
     "run": "anydpo.handle",
     "runs": "anydpo.handle",
     "sample": "anydpo.handle",
     "submit": "anydpo.handle",
+    "sweep": "anydpo.sweeping",
 }
 
 __all__ = [  # noqa: RUF022 - in the order in which a user meets them
@@ -46,7 +53,10 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "submit",
     "run",
     "sample",
+    "sweep",
     "runs",
+    "import_run",
+    "migrate",
     "providers",
     "Plan",
     "Quote",
@@ -54,6 +64,10 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "Event",
     "State",
     "Result",
+    "Sweep",
+    "Range",
+    "Migration",
+    "EventSink",
     "Capabilities",
     "AnyDPOError",
     "__version__",
@@ -66,11 +80,16 @@ if TYPE_CHECKING:
     from anydpo.data.read import load
     from anydpo.errors import AnyDPOError
     from anydpo.handle import Run, run, runs, sample, submit
+    from anydpo.importing import import_run
     from anydpo.job import DPO, SFT, LoRA, PreferenceJob
+    from anydpo.migration import Migration, migrate
     from anydpo.plan import check
-    from anydpo.provider import Capabilities, Event, Plan, Quote
+    from anydpo.provider import Capabilities, Event, Plan, Quote, Range
     from anydpo.result import Result, State
     from anydpo.spend import quote
+    from anydpo.sweeping import sweep
+    from anydpo.tracking import EventSink
+    from anydpo.trials import Sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,10 @@ import anydpo
 from anydpo import handle, spend
 from anydpo.data.dataset import PreferenceDataset
 from anydpo.job import PreferenceJob
+from anydpo.migration import Migration
 from anydpo.provider import Event, Plan, Quote
 from anydpo.result import Artifact, Result, Sample, State
+from anydpo.trials import Sweep
 
 T = TypeVar("T")
 _END = object()
@@ -85,6 +87,21 @@ async def submit(job: PreferenceJob, place: str, **options: Any) -> Run:
 async def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:
     """Send the job, wait, and return its result; see `anydpo.run`."""
     return await _in_thread(handle.run, job, place, again=again)
+
+
+async def sweep(job: PreferenceJob, place: str = "local", **options: Any) -> Sweep:
+    """Run a job with some of its fields varied; see `anydpo.sweep`."""
+    return await _in_thread(anydpo.sweep, job, place, **options)
+
+
+async def import_run(source: str | Path) -> Run:
+    """Take a job that another tool made as a run; see `anydpo.import_run`."""
+    return Run(await _in_thread(anydpo.import_run, source))
+
+
+async def migrate(run: Run | str, place: str, **options: Any) -> Migration:
+    """Return a run's job for another place; see `anydpo.migrate`."""
+    return await _in_thread(anydpo.migrate, run.sync if isinstance(run, Run) else run, place, **options)
 
 
 async def runs() -> list[Run]:

@@ -15,6 +15,7 @@ from anydpo.plan import Prepared, prepare
 from anydpo.provider import CanSample, Event
 from anydpo.result import Artifact, Result, Sample, State
 from anydpo.spend import hold_to
+from anydpo.tracking import EventSink, Sinks
 
 
 class Run:
@@ -24,6 +25,7 @@ class Run:
         """Find the run of this id, of the beginning of one, or of this name."""
         self._dispatch = Dispatch(journal_of(home()))
         self.id, self.created, self.remaining = self._dispatch.journal.run(id).id, created, remaining
+        self._sinks = Sinks()
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.place}, {self.state})"
@@ -51,7 +53,12 @@ class Run:
 
     def watch(self) -> Iterator[Event]:
         """Yield every event from the beginning until the run ends or pauses, taking the steps that are due."""
-        return self._dispatch.watch(self.id)
+        return self._told(self._dispatch.watch(self.id))
+
+    def track(self, *sinks: EventSink) -> Run:
+        """Tell these sinks of what `watch` and `wait` see of this run, and return it; a failing one is a warning."""
+        self._sinks.add(sinks)
+        return self
 
     def events(self) -> Iterator[Event]:
         """Yield what has happened so far, without waiting for more."""
@@ -59,13 +66,15 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> Result:
         """Return the result when the run has ended or paused; raises `TimeoutError` after `timeout` seconds."""
-        for _ in self._dispatch.watch(self.id, timeout=timeout):
+        for _ in self._told(self._dispatch.watch(self.id, timeout=timeout)):
             pass
         return self.result()
 
     def result(self) -> Result:
         """Return what is known now, in the one format."""
-        return self._dispatch.result(self.id)
+        found = self._dispatch.result(self.id)
+        notices = self._sinks.notices
+        return found.model_copy(update={"warnings": (*found.warnings, *notices)}) if notices else found
 
     def cancel(self) -> None:
         """Ask the run to stop."""
@@ -89,6 +98,9 @@ class Run:
             raise ProviderMissing("cannot write samples", provider=provider.name)
         messages = tuple(({"role": "user", "content": prompt},) for prompt in prompts)
         return provider.sample(ref, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
+    def _told(self, events: Iterator[Event]) -> Iterator[Event]:
+        return self._sinks.told(self, events) if self._sinks else events
 
     def _repr_html_(self) -> str:
         return self.result()._repr_html_()
@@ -165,9 +177,9 @@ def send(
     return made
 
 
-def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:
+def run(job: PreferenceJob, place: str = "local", *, again: bool = False, track: Sequence[EventSink] = ()) -> Result:
     """Send the job, wait until it has ended, and return its result; a failed run has a result too."""
-    return submit(job, place, again=again).wait()
+    return submit(job, place, again=again).track(*track).wait()
 
 
 def runs() -> list[Run]:

@@ -91,6 +91,16 @@ def job_fingerprint(
     return f"sha256:{_hash(known)}"
 
 
+def tuning_fingerprint(job: str, tuning: dict[str, Any]) -> str:
+    """Return `sha256:` of a search over a job by a provider's own tuner."""
+    return f"sha256:{_hash([job, tuning])}"
+
+
+def sweep_id(job: str, place: str, target: str, search: dict[str, Any]) -> str:
+    """Return the short id of a sweep; how many trials it may take is no part of it, so that more can be asked for."""
+    return _hash([job, split_place(place)[0], target, search])[:10]
+
+
 def attempt_key(job: str, provider: str, target: str, stage: str, attempt: int) -> str:
     """Return the key under which one attempt is submitted: at most 31 characters, letters, digits and `-`."""
     return f"anydpo-{_hash([job, provider, target, stage, attempt])[:24]}"
@@ -99,6 +109,11 @@ def attempt_key(job: str, provider: str, target: str, stage: str, attempt: int) 
 def run_id(job: str, place: str, target: str) -> str:
     """Return the short id of a user's request; the same request has the same id everywhere."""
     return _hash([job, split_place(place)[0], target])[:10]
+
+
+def imported_id(provider: str, target: str, job: str) -> str:
+    """Return the short id of a run whose job another tool made."""
+    return _hash(["imported", provider, target, job])[:10]
 
 
 def _different(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ MIGRATIONS = (
         id INTEGER PRIMARY KEY, attempt TEXT NOT NULL REFERENCES attempt (id), name TEXT NOT NULL,
         at REAL NOT NULL, detail TEXT NOT NULL DEFAULT ''
     ) STRICT;
+    """,
+    """
+    ALTER TABLE "group" ADD COLUMN sum TEXT NOT NULL DEFAULT '';
     """,
 )
 
@@ -153,6 +156,26 @@ class Journal:
         rows = self._ask("SELECT * FROM attempt WHERE key = ? ORDER BY rowid", (key,))
         return [attempt_row(self._checked("attempt", row)) for row in rows]
 
+    def of_job(self, provider_job_id: str) -> list[AttemptRow]:
+        """Return the attempts whose job has this id at its provider."""
+        rows = self._ask("SELECT * FROM attempt WHERE provider_job_id = ? ORDER BY rowid", (provider_job_id,))
+        return [attempt_row(self._checked("attempt", row)) for row in rows]
+
+    def group(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+        """Return what was asked for as a group, None where there is none of this id."""
+        rows = self._ask('SELECT * FROM "group" WHERE id = ?', (id,))
+        return dict(json.loads(self._checked("group", rows[0])["request"])) if rows else None
+
+    def keep_group(self, id: str, kind: str, at: float, request: dict[str, Any], runs: Sequence[str] = ()) -> None:  # noqa: A002
+        """Record a group, or what is known of it by now, and which runs belong to it."""
+        with self._transaction():
+            if self._ask('SELECT id FROM "group" WHERE id = ?', (id,)):
+                self._update("group", id, {"request": request})
+            else:
+                self._insert("group", {"id": id, "kind": kind, "created": at, "request": _text(request)})
+            for run in runs:
+                self._update("run", run, {"group_id": id})
+
     def forget(self, run: str) -> None:
         """Remove a run that `doctor --rebuild` had found without its job, once the job itself is known."""
         with self._transaction():
@@ -231,16 +254,16 @@ class Journal:
         self._seal(table, values["id"])
 
     def _update(self, table: str, name: str, values: dict[str, Any]) -> None:
-        for row in self._ask(f"SELECT * FROM {table} WHERE id = ?", (name,)):
+        for row in self._ask(f'SELECT * FROM "{table}" WHERE id = ?', (name,)):
             self._checked(table, row)  # damage must not be sealed in
         assignments = ", ".join(f"{column} = ?" for column in values)
         changed = (*(_column(value) for value in values.values()), name)
-        self._db.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", changed)
+        self._db.execute(f'UPDATE "{table}" SET {assignments} WHERE id = ?', changed)
         self._seal(table, name)
 
     def _seal(self, table: str, name: str) -> None:
-        (row,) = self._ask(f"SELECT * FROM {table} WHERE id = ?", (name,))
-        self._db.execute(f"UPDATE {table} SET sum = ? WHERE id = ?", (checksum(row), name))
+        (row,) = self._ask(f'SELECT * FROM "{table}" WHERE id = ?', (name,))
+        self._db.execute(f'UPDATE "{table}" SET sum = ? WHERE id = ?', (checksum(row), name))
 
     def _set_state(self, attempt: str, state: State, of_run: State, values: dict[str, Any]) -> bool:
         (found,) = self._ask("SELECT run, state FROM attempt WHERE id = ?", (attempt,))

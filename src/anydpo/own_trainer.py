@@ -117,7 +117,7 @@ def outcome(
     final = {key: value for record in history for key, value in record.items() if "/" in key}
     steps = [record for record in records if record["stage"] == "dpo"]
     stages = [Stage(stage=name, state=state) for name in dict.fromkeys(record["stage"] for record in records)]
-    times = [record["time"] for record in records]
+    times = [record.get("time") for record in records]  # another trainer's log has none but the last
     versions = result.get("versions") or {}
     return Outcome(
         state=state,

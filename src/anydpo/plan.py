@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from anydpo.errors import JobInvalid, Problem, ProviderMissing
-from anydpo.identity import job_fingerprint, run_id
+from anydpo.identity import job_fingerprint, run_id, tuning_fingerprint
 from anydpo.job import LoRA, PreferenceJob, datasets_of
-from anydpo.provider import Capabilities, DataSummary, Plan, Provider
+from anydpo.provider import Capabilities, DataSummary, Plan, Provider, Tuning
 from anydpo.registry import provider, split_place
 from anydpo.settings import applied
 
@@ -29,12 +29,14 @@ class Prepared:
     train: PreferenceDataset
     validation: PreferenceDataset | None
     contents: dict[str, str]
+    tuning: Tuning | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """The identity of the job at this place."""
+        """The identity of the job at this place, and of the search over it where the provider's own tuner makes one."""
         held_out = self.validation.fingerprint if self.validation is not None else None
-        return job_fingerprint(self.job, self.plan.place, self.train.fingerprint, held_out, self.contents)
+        job = job_fingerprint(self.job, self.plan.place, self.train.fingerprint, held_out, self.contents)
+        return job if self.tuning is None else tuning_fingerprint(job, self.tuning.model_dump(mode="json"))
 
     @property
     def run_id(self) -> str:

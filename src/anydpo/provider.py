@@ -317,3 +317,92 @@ class CanSample(Protocol):
     ) -> tuple[Sample, ...]:
         """Return a completion a prompt, by the model before and after training."""
         ...
+
+
+class Range(Part):
+    """Where a number may lie; `log` spreads trials over its powers. Two whole ends mean whole numbers."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+Space: TypeAlias = "dict[str, tuple[Any, ...] | Range]"  # job field, such as `method.beta` → what it may be
+
+
+class Tuning(Part):
+    """What a sweep looks for: which fields vary over what, by which metric, in how many trials."""
+
+    space: dict[str, tuple[Any, ...] | Range]
+    metric: str
+    goal: Literal["max", "min"]
+    trials: int
+    parallel: int
+    seed: int = 0
+
+
+class TunedTrial(Part):
+    """One trial of a provider's own tuner: the values it chose, and the job it ran for them."""
+
+    values: dict[str, Any]
+    ref: JobRef
+    state: State
+    value: float | None = Field(default=None, description="the metric; None where the trial gave none")
+
+
+@runtime_checkable
+class CanTune(Protocol):
+    """A provider with a tuner of its own.
+
+    Its tuning job is a job like any other: what `tuning_plan` returns goes through `stage` and `submit`, once, and
+    `poll`, `result`, `cancel` and `find` know its id. `result` is that of the best trial, with one `Stage` of the
+    kind `trial` for each.
+    """
+
+    def tuning_plan(self, plan: Plan, tuning: Tuning) -> Plan:
+        """Return the plan of a training job as that of a tuning job over it; pure, problems where it cannot be."""
+        ...
+
+    def trials(self, ref: JobRef) -> tuple[TunedTrial, ...]:
+        """Return the trials of a tuning job so far, in the order in which they were made."""
+        ...
+
+
+class Described(Part):
+    """A job that another tool made, in our words: what of it a `PreferenceJob` can say, and what it cannot."""
+
+    job: dict[str, Any] = Field(default={}, description="fields of a job; data files by the provider's own ids")
+    lost: dict[str, str] = Field(default={}, description="what has no equivalent → why")
+    id: str | None = Field(default=None, description="what the provider calls it, where it was named otherwise")
+    place: str | None = Field(default=None, description="the route, where the provider can tell")
+    target: str = Field(default="", description="endpoint, region, project: never a credential")
+    sandbox: bool = False
+    name: str | None = None
+    created: float | None = None
+
+
+@runtime_checkable
+class CanImport(Protocol):
+    """A provider whose jobs can be taken over from other tools; beside it `poll` and `result` are enough."""
+
+    def described(self, body: Mapping[str, Any]) -> Described | None:
+        """Return the job that a create body of this service stands for, None for what is none; pure."""
+        ...
+
+    def describe(self, ref: JobRef) -> Described:
+        """Return the job of this id as it was asked for; raises what the provider says if there is none."""
+        ...
+
+
+@runtime_checkable
+class CanTake(Protocol):
+    """A provider that makes a job of a folder in which another trainer has worked."""
+
+    def take(self, folder: Path) -> JobRef:
+        """Return the job; the same folder again is the same job. Raises `DataInvalid` for any other folder."""
+        ...

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import agreement, data, health, jobs, runs, sandbox, sending
+from anydpo.cli import agreement, data, foreign, health, jobs, runs, sandbox, sending, sweeping
 
 app = typer.Typer(
     name="anydpo",
@@ -37,7 +37,9 @@ def _options(
 jobs.register(app)
 data.register(app)
 sending.register(app)
+sweeping.register(app)
 agreement.register(app)
 runs.register(app)
+foreign.register(app)
 health.register(app)
 sandbox.register(app)

@@ -10,8 +10,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from anydpo.errors import Problem
+from anydpo.migration import Migration
 from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
 from anydpo.result import Artifact, Part, Result, Sample, State
+from anydpo.trials import Sweep
 
 
 class Document(Part):
@@ -58,12 +60,23 @@ class Failure(Document):
     error: ErrorShown
 
 
+class Remarked(Part):
+    """What became of a setting of another tool that is not simply a field of the job now."""
+
+    kind: Literal["changed", "lost", "elsewhere", "yours"]
+    field: str
+    value: Any = None
+    message: str
+
+
 class Initialised(Document):
-    """`init`."""
+    """`init`; with `--from` no data is written, and `remarks` says what of the file has no equivalent."""
 
     job: str
-    data: str
-    pairs: int
+    data: str | None = None
+    pairs: int = 0
+    tool: str | None = None
+    remarks: tuple[Remarked, ...] = ()
 
 
 class SkippedRow(Part):
@@ -203,6 +216,20 @@ class Listed(Document):
     runs: tuple[ListedRun, ...]
 
 
+class ImportedRun(Part):
+    """One imported job; `created` is false where it was known."""
+
+    run: str
+    created: bool
+    result: Result
+
+
+class Imported(Document):
+    """`import`."""
+
+    runs: tuple[ImportedRun, ...]
+
+
 class Cancelled(Document):
     """`cancel`."""
 
@@ -299,6 +326,9 @@ DOCUMENTS: dict[str, type[Part]] = {
     "results": Results,
     "event": EventLine,
     "list": Listed,
+    "sweep": Sweep,
+    "import": Imported,
+    "migrate": Migration,
     "cancel": Cancelled,
     "fetch": Fetched,
     "sample": Sampled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,21 @@ from anydpo.cli import output
 if TYPE_CHECKING:
     from anydpo.handle import Run
     from anydpo.result import Result
+    from anydpo.tracking import EventSink
+
+
+Track = Annotated[
+    list[str] | None, typer.Option("--track", metavar="NAME", help="Also tell a tracker, such as mlflow.")
+]
+
+
+def sinks_of(names: Sequence[str] | None) -> list[EventSink]:
+    """Return the trackers of these names; asked for before anything is sent, so that a wrong one stops nothing."""
+    if not names:
+        return []
+    from anydpo.tracking import sinks_named
+
+    return sinks_named(names)
 
 
 def follow_all(runs: Sequence[Run]) -> list[Result]:
@@ -76,7 +91,8 @@ def show_result(result: Result) -> None:
             output.out(f"  hint:  {result.error.hint.replace('RUN', result.run)}")
     data, usage = result.data, result.usage
     skipped = f", {sum(data.skipped.values())} rows skipped" if data.skipped else ""
-    output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
+    if data.train_pairs is not None:  # an imported run's provider may not tell
+        output.out(f"  data:  {data.train_pairs} pairs, {data.validation_pairs or 0} held out{skipped}")
     if usage.steps is not None:
         took = f" in {result.timing.train_seconds:.0f} s" if result.timing.train_seconds else ""
         output.out(f"  steps: {usage.steps}{took}")

@@ -38,17 +38,24 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where; default: here.")] = Path(),
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A config of TRL, LLaMA-Factory or axolotl, or a create body."),
+    ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Write a job file and 300 sample pairs."""
+    """Write a job file and 300 sample pairs, or the job that another tool's configuration describes."""
     from anydpo import samples
     from anydpo.data.write import json_line, whole_file
     from anydpo.errors import Invalid
 
-    files = (folder / "job.toml", folder / "support_tone.jsonl")
+    files = (folder / "job.toml", *(() if source else (folder / "support_tone.jsonl",)))
     if there := [str(path) for path in files if path.exists()]:
         raise Invalid(f"{', '.join(there)}: is there already", hint="init writes into another folder: anydpo init DIR")
     folder.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        _translated(source, files[0], as_json=as_json)
+        return
     with whole_file(files[1]) as file:
         for row in samples.pairs(300):
             file.write(json_line(row))
@@ -61,6 +68,35 @@ def init(
         return
     output.out(f"wrote {files[0]} and {files[1]} (300 pairs)")
     output.say(f"next: anydpo lint {files[1]}; anydpo run {files[0]}")
+
+
+def _translated(source: Path, to: Path, *, as_json: bool) -> None:
+    from anydpo.data.write import whole_file
+    from anydpo.translate import from_file, job_file
+
+    made = from_file(source)
+    with whole_file(to) as file:
+        file.write(job_file(made, source.name).encode())
+    if as_json:
+        from anydpo.cli.documents import Initialised, Remarked
+
+        said = tuple(
+            Remarked(kind=remark.kind, field=remark.field, value=remark.value, message=remark.message)
+            for remark in made.remarks
+        )
+        output.emit(Initialised(job=str(to), tool=made.tool, remarks=said))
+        return
+    output.out(f"wrote {to} from {source} ({made.tool})")
+    told = [remark for remark in made.remarks if remark.kind != "elsewhere"]
+    if told:
+        from anydpo.cli.foreign import shown
+
+        rows = [(remark.kind, remark.field, shown(remark.value), remark.message) for remark in told]
+        output.table(("", "setting", "value", "what becomes of it"), rows)
+    if others := made.of("elsewhere"):
+        names = ", ".join(remark.field for remark in others)
+        output.out(f"no part of what is trained, and left out: {names}")
+    output.say(f"next: anydpo check {to}")
 
 
 def check(

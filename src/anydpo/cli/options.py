@@ -98,9 +98,9 @@ def _job(flags: dict[str, Any], plan: dict[str, Any] | None) -> Any:
     if flags["data"]:
         fields["data"] = flags["data"][0] if len(flags["data"]) == 1 else flags["data"]
     if flags["validation"] is not None:
-        fields["validation"] = _number_or_text(flags["validation"])
+        fields["validation"] = number_or_text(flags["validation"])
     if flags["learning_rate"] is not None:
-        fields["learning_rate"] = _number_or_text(flags["learning_rate"])
+        fields["learning_rate"] = number_or_text(flags["learning_rate"])
     if flags["beta"] is not None:
         _put(fields, "method.beta", flags["beta"])
     if flags["loss_type"]:
@@ -140,7 +140,8 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _number_or_text(text: str) -> float | str:
+def number_or_text(text: str) -> float | str:
+    """Return the number that a text is, else the text."""
     try:
         return float(text)
     except ValueError:

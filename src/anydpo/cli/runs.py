@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.following import follow_all, leave, show_result
+from anydpo.cli.following import Track, follow_all, leave, show_result, sinks_of
 from anydpo.cli.options import JSON
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
@@ -33,12 +33,14 @@ def register(app: typer.Typer) -> None:
     app.command()(cancel)
 
 
-def watch(runs: MaybeRunIds = None, as_json: JSON = False) -> None:
+def watch(runs: MaybeRunIds = None, track: Track = None, as_json: JSON = False) -> None:
     """Follow runs from their beginning to their end, and take the steps that are due; with --json one event a line."""
     from anydpo.handle import Run
     from anydpo.handle import runs as all_runs
 
+    sinks = sinks_of(track)
     found = [Run(name) for name in runs] if runs else [one for one in all_runs() if not one.state.done]
+    found = [one.track(*sinks) for one in found]
     if not found:
         output.say("no run is live; `anydpo list` shows all")
         return
@@ -62,13 +64,15 @@ def watch(runs: MaybeRunIds = None, as_json: JSON = False) -> None:
 def wait(
     runs: RunIds,
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Give up after so many seconds.")] = None,
+    track: Track = None,
     as_json: JSON = False,
 ) -> None:
     """Wait without a word until the runs have ended, and print their results."""
     from anydpo.errors import RunFailed
     from anydpo.handle import Run
 
-    found = [Run(name) for name in runs]
+    sinks = sinks_of(track)
+    found = [Run(name).track(*sinks) for name in runs]
     try:
         results = [one.wait(timeout) for one in found]
     except TimeoutError as exc:

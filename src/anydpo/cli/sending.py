@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.following import follow_all, leave, show_result
+from anydpo.cli.following import Track, follow_all, leave, show_result, sinks_of
 from anydpo.cli.options import JSON, Places, takes_job
 
 if TYPE_CHECKING:
@@ -96,15 +96,17 @@ def run(
     allow_unknown_price: AnyPrice = False,
     accept_eula: Eula = False,
     detach: Detach = False,
+    track: Track = None,
     as_json: JSON = False,
 ) -> None:
     """Send the job, follow it to its end, and print the result; the same job again is the same run."""
     if detach:
         raise _usage("run follows the run, and --detach does not", "anydpo submit JOB --detach")
+    sinks = sinks_of(track)
     given = {"again": again, "resubmit": resubmit, "adopt": adopt}
     cap = {"max_cost_usd": max_cost_usd, "allow_unknown_price": allow_unknown_price}
     made = _send(job, plan, places, allow_ignored, accept_eula=accept_eula, yes=yes, cap=cap, given=given)
-    results = follow_all(made)
+    results = follow_all([one.track(*sinks) for one in made])
     if as_json:
         from anydpo.cli.documents import Results
 
