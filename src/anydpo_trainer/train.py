@@ -69,9 +69,7 @@ class Report:
 def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     """Train as `config` says and leave the model in `out/model`; goes on from the last whole checkpoint."""
     began = time.monotonic()
-    start = models.folder_of(config.start_from or config.model, cache, config.seed)
-    if config.start_from is not None and models.adapter_base(start):
-        start = models.on_this_machine(start, models.folder_of(config.model, cache, config.seed), cache)
+    start = models.start_of(config.start_from, config.model, cache, config.seed)
     known = models.load_config(start)
     tokenizer = models.load_tokenizer(start)
     data = _read(config, tokenizer, known)
