@@ -155,7 +155,7 @@ def _create(
         channels.append(channel("validation", "${validation_file}"))
     if job.sft is not None and job.sft.data != "chosen":
         channels.append(channel("sft", "${sft_file}"))
-    if job.start_from is not None:
+    if job.start_from is not None and IN_S3.fullmatch(job.start_from):
         whole = job.start_from if job.start_from.endswith((".tar.gz", "/")) else f"{job.start_from}/"
         channels.append(channel("start_from", whole))
     longest = options.get("max_runtime_seconds", RULES["max_runtime_seconds"])
