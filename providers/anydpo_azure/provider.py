@@ -72,8 +72,12 @@ class AzureProvider:
         return made.model_copy(update={"route_reason": f"the managed service: {reason}"})
 
     def quote(self, plan: Plan) -> Quote | None:
-        """Return what the price table says of tokens; machines are billed by the hour, which nobody knows yet."""
-        return None if _is_command(plan.place) else self._managed.quote(plan)
+        """Return what the price table says of tokens, or of machines the most they can cost at the user's own price."""
+        return request.quote(plan) if _is_command(plan.place) else self._managed.quote(plan)
+
+    def limited(self, plan: Plan, usd: float) -> Plan:
+        """Return the plan of a job that is stopped before it has cost so much; only machines are billed by the hour."""
+        return request.limited(plan, usd) if _is_command(plan.place) else plan
 
     def stage(self, plan: Plan, file: DataFile) -> Staged:
         """Bring one file there; the same content again is the same file."""

@@ -15,7 +15,8 @@ from anydpo import own_trainer
 from anydpo.adapter import Rule, Wishes, filled, number, text, truth
 from anydpo.errors import JobInvalid, Problem
 from anydpo.job import PreferenceJob
-from anydpo.provider import DataSummary, Plan, Request
+from anydpo.provider import DataSummary, Plan, Quote, Request
+from anydpo.result import Cost
 from anydpo.secrets import NAMES
 from anydpo_azure import payload, scope
 from anydpo_azure.scope import ARM, Scope
@@ -81,6 +82,7 @@ OPTIONS: dict[str, Rule] = {
     "shm_size": text(16, r"\d+[bkmgBKMG]"),
     "environment_variables": variables,
     "git": truth,
+    "price_per_hour_usd": number(0),
     **{name: text(90) for name in scope.VARIABLES},
 }
 
@@ -115,7 +117,39 @@ def plan(job: PreferenceJob, data: DataSummary, reason: str) -> Plan:
         effective={**config, "chat_template": template},
         requests=(*_before(options, body), _create(where, body)) if config else (),
         sandbox=where.rehearsal,
+        filled={name: str(options[name]) for name in ("price_per_hour_usd",) if name in options},
     )
+
+
+def quote(plan: Plan) -> Quote | None:
+    """Return the most that a job can cost at the user's own price; None without a price, or without an end."""
+    limits = plan.requests[-1].body["properties"].get("limits") if plan.requests else None
+    if limits is None or "price_per_hour_usd" not in plan.filled:
+        return None
+    hours, machines = seconds_of(limits["timeout"]) / 3600, _machines_of(plan)
+    amount = float(plan.filled["price_per_hour_usd"]) * hours * machines
+    said = f"{machines} machine(s) for the whole of timeout_seconds ({hours:g} h); a shorter run costs less"
+    return Quote(cost=Cost(amount=round(amount, 4), basis="options.azure.price_per_hour_usd"), assumptions=(said,))
+
+
+def limited(plan: Plan, usd: float) -> Plan:
+    """Return the plan of a job that Azure stops before its machines have cost so much, at the user's own price."""
+    if "price_per_hour_usd" not in plan.filled or not plan.requests:
+        return plan
+    create = plan.requests[-1]
+    most = int(3600 * usd / (float(plan.filled["price_per_hour_usd"]) * _machines_of(plan)))
+    known = create.body["properties"].get("limits")
+    if known is not None and most >= seconds_of(known["timeout"]):
+        return plan
+    limits = {"jobLimitsType": "Command", "timeout": duration(max(1, most))}
+    body = {**create.body, "properties": {**create.body["properties"], "limits": limits}}
+    said = f"the cap of {usd:.2f} USD ends the job after {max(1, most):,} s"
+    changed = {"requests": (*plan.requests[:-1], create.model_copy(update={"body": body}))}
+    return plan.model_copy(update={**changed, "warnings": (*plan.warnings, said)})
+
+
+def _machines_of(plan: Plan) -> int:
+    return int(plan.requests[-1].body["properties"]["resources"]["instanceCount"])
 
 
 def create_of(plan: Plan, staged: Mapping[str, str], key: str) -> dict[str, Any]:

@@ -43,7 +43,11 @@ def outcome(folder: Path, state: State, records: list[dict[str, Any]]) -> Outcom
 
 def _artifacts(folder: Path) -> list[Artifact]:
     kinds = {"model": "model", "sft": "sft_model", METRICS: "metrics", PAIRS: "pairs", "trainer.log": "log"}
-    return [Artifact(kind=kind, path=str(folder / name)) for name, kind in kinds.items() if (folder / name).exists()]
+    made = [Artifact(kind=kind, path=str(folder / name)) for name, kind in kinds.items() if (folder / name).exists()]
+    return made + [
+        Artifact(kind="checkpoint", path=str(path / "model"), step=int(path.name.rpartition("-")[2]))
+        for path in sorted((folder / "checkpoints").glob("dpo-step-*"))
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -12,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anydpo.errors import Problem, RunFailed
+from anydpo.errors import Problem
 from anydpo.home import home
+from anydpo.trainer_process import NEEDED
 from anydpo_trainer import folder as trainer_folder
 from anydpo_trainer import memory
 from anydpo_trainer.config import SMOLLM2, TINY
 
-NEEDED = ("torch", "transformers", "safetensors", "peft")
 KNOWN_WEIGHTS = {TINY: 1_049_728, SMOLLM2: 134_515_008}
 
 
@@ -108,14 +107,3 @@ def wait_for_lock(folder: Path, seconds: float = 60.0) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.02)
-
-
-def run_trainer(python: str, command: str, config: Path, out: Path) -> None:
-    """Run a command of the trainer to its end; raises `RunFailed` with its own words."""
-    arguments = [python, "-m", "anydpo_trainer", command, str(config), "--out", str(out)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        result = out / trainer_folder.RESULT
-        error = json.loads(result.read_text("utf-8"))["error"] if result.exists() else None
-        message = error["message"] if error else (done.stderr or done.stdout).strip()[-500:]
-        raise RunFailed(message, provider="local", hint=error.get("hint") if error else None)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 4 << 20
+MOST_BYTES, MOST_VALUES = 4 << 20, 10_000
+BROKEN = (  # all that bytes of any kind can make these readers raise
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 UNKNOWN = type("Unknown", (), {"__repr__": lambda _self: "unknown"})()
 _MARK = object()
 PLAIN = frozenset(
@@ -40,7 +45,7 @@ def state_of(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = _inner(file) if zipfile.is_zipfile(file) else _whole(file)
         found = _read(content)
-    except (OSError, ValueError, zipfile.BadZipFile, IndexError, KeyError, RecursionError):
+    except BROKEN:
         return {}
     told = {name: _value(value) for name, value in found.items() if isinstance(name, str)}
     return {name: value for name, value in told.items() if _plain(value)}
@@ -174,8 +179,17 @@ def _value(value: Any) -> Any:
 
 
 def _plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(_plain(item) for item in value.values())
-    return value is None or isinstance(value, (bool, int, float, str))
+    """Say whether a value holds nothing but plain values; what holds itself, or no end of them, does not."""
+    waiting, seen = [value], 0
+    while waiting:
+        item = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MOST_VALUES:
+            return False
+        if isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += item.values()
+        elif not (item is None or isinstance(item, (bool, int, float, str))):
+            return False
+    return True

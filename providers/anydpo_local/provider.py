@@ -29,7 +29,8 @@ from anydpo.provider import (
     Staged,
 )
 from anydpo.result import Artifact, Sample, State
-from anydpo_local import dialect, machine, taken
+from anydpo.trainer_process import run_trainer
+from anydpo_local import dialect, estimate, machine, taken
 from anydpo_trainer import folder as trainer_folder
 from anydpo_trainer.config import LOSSES, TINY
 from anydpo_trainer.metrics_file import read_since
@@ -75,7 +76,7 @@ class LocalProvider:
             said = "4-bit weights need an NVIDIA GPU, and none was found here"
             problems.append(Problem("load_in_4bit", "needs_gpu", said, hint))
         try:
-            start = self._start_folder(job.start_from) if job.start_from else None
+            start = _start_folder(job.start_from) if job.start_from else None
             has_validation = data.validation_pairs is not None
             config = dialect.trainer_config(
                 job, model or TINY, has_validation=has_validation, start_from=start, in_4bit=in_4bit
@@ -100,6 +101,7 @@ class LocalProvider:
             problems=tuple(problems),
             warnings=tuple(warnings),
             effective={**config, "chat_template": template},
+            device="gpu" if machine.gpu_memory() is not None and config.get("device") != "cpu" else "cpu",
             ignored=("load_in_4bit",) if job.load_in_4bit and not in_4bit else (),
             requests=(
                 Request(
@@ -115,6 +117,10 @@ class LocalProvider:
     def quote(self, plan: Plan) -> Quote | None:  # noqa: ARG002
         """Return None: nothing is billed here."""
         return None
+
+    def try_out(self, plan: Plan, sample: DataFile, times: float) -> Quote:
+        """Return tokens and seconds of a job, by carrying out its first steps on a few of its pairs."""
+        return estimate.try_out(plan, sample, times)
 
     def stage(self, plan: Plan, file: DataFile) -> Staged:  # noqa: ARG002
         """Return the file as it lies on this disk."""
@@ -245,8 +251,7 @@ class LocalProvider:
             kept = {key: config[key] for key in ("chat_template", "device", "cache_dir")}
             wish = {"models": models, "prompts": str(out / "prompts.jsonl"), "max_new_tokens": max_tokens}
             asked = {**kept, **wish, "temperature": temperature, "seed": seed}
-            (out / CONFIG).write_text(json.dumps(asked), "utf-8")
-            machine.run_trainer((folder / "python").read_text("utf-8"), "generate", out / CONFIG, out)
+            run_trainer("generate", asked, out, (folder / "python").read_text("utf-8"), provider="local")
             rows = [json.loads(line) for line in (out / "samples.jsonl").read_text("utf-8").splitlines()]
         before, after = rows[: len(prompts)], rows[len(prompts) :]
         return tuple(
@@ -254,26 +259,25 @@ class LocalProvider:
             for prompt, b, a in zip(prompts, before, after, strict=True)
         )
 
-    def _start_folder(self, start_from: str) -> str:
-        """Return the folder that `start_from` means: a run of this place, one of its checkpoints, or a folder."""
-        if Path(start_from).is_dir():
-            return str(Path(start_from).absolute())
-        from anydpo.errors import AnyDPOError
-        from anydpo.journal import Journal
-
-        run, _, step = start_from.partition("@")
-        journal = Journal(home())
-        try:
-            attempts = journal.attempts(journal.run(run).id)
-        except AnyDPOError as exc:
-            raise JobInvalid(f"start_from: {start_from!r} is no folder, and {exc.message}") from None
-        if not attempts or attempts[-1].place != "local" or attempts[-1].provider_job_id is None:
-            raise JobInvalid(f"start_from: run {run} is not of this place", hint=f"anydpo fetch {run} -o DIR, then DIR")
-        return str(_weights(_folder(attempts[-1].provider_job_id), int(step) if step else None))
+    def reference(self, ref: JobRef) -> str | None:
+        """Return what DPO was held to: named, left by the SFT stage, or the start; None for a bare adapter."""
+        folder = _made(ref)
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        before = str(folder / "sft") if (folder / "sft").is_dir() else config["start_from"]
+        plain = None if config["adapter"] else config["model"]
+        return config["ref_model"] or before or plain
 
 
 def _folder(key: str) -> Path:
     return home() / "local" / key
+
+
+def _start_folder(start_from: str) -> str:
+    if Path(start_from).is_dir():
+        return str(Path(start_from).absolute())
+    raise JobInvalid(
+        f"{start_from!r} is no folder, and no run of this home", hint="`anydpo fetch RUN -o DIR`, then start_from = DIR"
+    )
 
 
 def _made(ref: JobRef) -> Path:

@@ -109,21 +109,30 @@ def _described(folder: Path, arguments: Mapping[str, Any], adapter: Mapping[str,
     base = adapter.get("base_model_name_or_path") or _json(folder / "config.json").get("_name_or_path")
     if base:
         job["model"] = base
-    if arguments:
-        theirs = Theirs("TRL", arguments)
-        if "beta" in arguments:
-            job["method"] = trl.method_of(arguments)
-        else:
-            lost["method"] = f"{ARGUMENTS} names no loss and no beta"
-        trl.training(theirs, held_out=False)
-        job |= {name: value for name, value in theirs.job.items() if name != "options"}
-    else:
+    told = _asked(arguments)
+    if told is None:
         lost["training_args"] = f"{ARGUMENTS} is not there or cannot be read without running it"
+    elif "method" not in told:
+        lost["method"] = f"{ARGUMENTS} names no loss and no beta"
+    job |= told or {}
     if adapter:
         job["adapter"] = {name: adapter[name] for name in TOLD if adapter.get(name) is not None}
     elif base or arguments:
         job["adapter"] = "full"
     return Described(job=job, lost=lost, place="local", name=folder.name, created=state.stat().st_mtime)
+
+
+def _asked(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the arguments say of the job, None where they say nothing that can be understood."""
+    if not arguments:
+        return None
+    theirs = Theirs("TRL", arguments)
+    try:
+        made = {"method": trl.method_of(arguments)} if "beta" in arguments else {}
+        trl.training(theirs, held_out=False)
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return made | {name: value for name, value in theirs.job.items() if name != "options"}
 
 
 def _records(history: Iterable[Mapping[str, Any]], state: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal
 
-from anydpo.adapter import SAFETY, Wishes, canonical_metrics, tokens_of
-from anydpo.errors import Problem
+from anydpo.adapter import SAFETY, Wishes, canonical_metrics, sizes
+from anydpo.errors import Problem, ProviderFault
 from anydpo.job import PreferenceJob
 from anydpo.provider import DataSummary, Event, Examined, Outcome, Plan, Quote, Request
 from anydpo.result import Artifact, Cost, Error, Metrics, Model, Stage, State, Usage
@@ -26,6 +26,7 @@ LINE = re.compile(r"\bline (\d+)", re.IGNORECASE)
 STEP_IN_WORDS = re.compile(r"^Step (\d+)(?:/(\d+))?:\s*(.+)$")
 VALUE_IN_WORDS = re.compile(r"(training|validation|full validation) loss=([-+\d.eE]+|nan)")
 WORDS = {"training": "train_loss", "validation": "valid_loss", "full validation": "full_valid_loss"}
+THEIR_FAULT = ("server_error", "internal_error", "internal_server_error")
 OWN_RATE = (
     "learning rate, schedule, warm-up, weight decay and clipping are the provider's own; only a multiplier can be set"
 )
@@ -48,6 +49,8 @@ def plan(
     ]
     if "learning_rate_multiplier" not in options:
         warnings.append(f"{OWN_RATE}: options.{service.provider}.learning_rate_multiplier")
+    tier = str(options.get("training_type", "")).lower()
+    warnings += [said for word, said in service.facts.get("tiers", {}).items() if word in tier]
     if data.features.get("multi_turn"):
         warnings.append("only the last turn is trained; earlier turns of a conversation are context")
     return Plan(
@@ -65,12 +68,6 @@ def plan(
         stages=stages,
         filled=_sizes(job, data),
     )
-
-
-def create_of(plan: Plan) -> dict[str, Any]:
-    """Return the body of the create request of a plan's stage."""
-    creates = [request.body for request in plan.requests if request.url.endswith(JOBS)]
-    return creates[plan.stages.index(plan.stage)]
 
 
 def _model(job: PreferenceJob, service: Service, wishes: Wishes) -> str | None:
@@ -200,10 +197,10 @@ def _uploads(url: str, data: DataSummary, stages: Sequence[str]) -> list[Request
 
 
 def _sizes(job: PreferenceJob, data: DataSummary) -> dict[str, str]:
-    """Return guesses at the billed tokens of each stage: a prompt is read with both answers."""
-    dpo = tokens_of(2 * data.prompt_characters + data.answer_characters) * job.epochs
-    sft = tokens_of(data.prompt_characters + data.answer_characters // 2) * job.sft.epochs if job.sft else 0
-    return {"tokens": str(dpo + sft)}
+    """Return the billed tokens of all stages, and how they were counted."""
+    once = sizes(data)
+    sft = once.chats * job.sft.epochs if job.sft else 0
+    return {"tokens": str(once.pairs * job.epochs + sft), "counted": once.how}
 
 
 def quote(plan: Plan, service: Service) -> Quote | None:
@@ -218,7 +215,7 @@ def quote(plan: Plan, service: Service) -> Quote | None:
         tokens=tokens,
         assumptions=(
             f"{price:g} USD per million training tokens ({prices['source']})",
-            "four characters a token; a prompt counts with both of its answers",
+            plan.filled["counted"],
         ),
     )
 
@@ -295,7 +292,8 @@ def outcome(
         stages=(Stage(stage=stage, provider_job_id=job["id"], state=state, cost=cost),),
         metrics=Metrics(final=final, history=tuple(dict(record) for record in history)),
         artifacts=tuple(
-            Artifact(kind="checkpoint", path=str(item.get("fine_tuned_model_checkpoint"))) for item in checkpoints
+            Artifact(kind="checkpoint", path=str(item.get("fine_tuned_model_checkpoint")), step=item.get("step_number"))
+            for item in checkpoints
         ),
         usage=Usage(train_tokens=tokens, epochs=_whole(told.get("n_epochs")), steps=max(steps, default=None)),
         cost=cost,
@@ -360,6 +358,10 @@ def _error(job: Mapping[str, Any], state: State, service: Service) -> Error | No
     code = str(said.get("code") or "job_failed")
     if SAFETY.search(f"{code} {message}"):
         return Error(code="safety_refused", message=message, hint=service.advice.safety)
+    if code in THEIR_FAULT:
+        return Error(
+            code=ProviderFault.code, message=message, hint="a fault of the service; --again sends it once more"
+        )
     file = said.get("param")
     hint = f"look at {file}: `anydpo lint FILE -p {service.provider}`" if file else None
     return Error(code=code, message=message, hint=hint)

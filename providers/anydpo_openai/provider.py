@@ -10,7 +10,20 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from anydpo.adapter import Answer, Clients, answer_of, filled, is_loopback, origin, public, refusal
+from anydpo.adapter import (
+    Answer,
+    Clients,
+    answer_of,
+    create_of,
+    diagnosed,
+    filled,
+    is_loopback,
+    known_files,
+    origin,
+    public,
+    refusal,
+)
+from anydpo.clock import part
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -27,6 +40,7 @@ from anydpo.provider import (
     DataSummary,
     Described,
     Diagnosis,
+    Ending,
     Event,
     Examined,
     JobRef,
@@ -47,7 +61,6 @@ if TYPE_CHECKING:
 URL = "https://api.openai.com/v1"
 PAGE = 100
 MOST_EVENTS = 1000
-FILE_NAMES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}
 REFUSED, WAITING = ("error", "failed", "deleted", "deleting"), ("pending", "running")
 FIELDS = ("epochs", "batch_size", "seed", "sft", "start_from")
 
@@ -133,8 +146,7 @@ class OpenAIProvider:
         ends = self.service.shutdown(plan.model or "")
         if ends is not None and ends <= self._today() and not plan.sandbox:
             raise ModelRetired(f"{plan.model} ended on {ends}", provider=self.name, hint=self.service.advice.retired)
-        known = {FILE_NAMES[item.name]: item.id for item in staged}
-        body = filled(dialect.create_of(plan), {**known, **plan.filled, "key": key})
+        body = filled(create_of(plan, dialect.JOBS), {**known_files(staged), **plan.filled, "key": key})
         extra = {name: body.pop(name) for name in ("trainingType",) if name in body}
         client = self._client
         with self._speaking(creating=True):
@@ -174,8 +186,8 @@ class OpenAIProvider:
     def result(self, ref: JobRef) -> Outcome:
         """Return what is known of the job: its own words, its results file or events, its checkpoints."""
         job = self._job(ref)
+        rows = [row for name in job.get("result_files") or () for row in self._rows(name)]
         with self._speaking():
-            rows = [row for name in job.get("result_files") or () for row in self._rows(name)]
             checkpoints = [c.to_dict(warnings=False) for c in self._client.fine_tuning.jobs.checkpoints.list(ref.id)]
         if not rows:
             told = dialect.events(self._events_since(ref, ""), self.service)
@@ -204,18 +216,17 @@ class OpenAIProvider:
 
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Say whether credentials are there, the service answers, and when it and its models end."""
-        notes = [Diagnosis(what="retirement", ok=True, detail=self._ends())]
-        try:
-            client = self._client
-        except AnyDPOError as exc:
-            return (Diagnosis(what="credentials", ok=None, detail=exc.message), *notes)
-        notes.insert(0, Diagnosis(what="credentials", ok=True, detail=self._credentials_found()))
-        try:
+
+        def ask(client: OpenAI) -> None:
             with self._speaking():
                 client.with_options(timeout=10).fine_tuning.jobs.list(limit=1)
-        except AnyDPOError as exc:
-            return (*notes, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
-        return (*notes, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
+
+        found = diagnosed(lambda: self._client, ask, self._credentials_found, origin(self._url()))
+        return (*found, Diagnosis(what="retirement", ok=True, detail=self._ends()))
+
+    def ends(self, model: str | None) -> tuple[Ending, ...]:
+        """Return the last day of the service and of the model's base, as the data file has them."""
+        return self.service.ends(model)
 
     def described(self, body: Mapping[str, Any]) -> Described | None:
         """Return the job that a create body of this service stands for, None for what is none."""
@@ -306,8 +317,11 @@ class OpenAIProvider:
             raise
 
     def _job(self, ref: JobRef) -> dict[str, Any]:
-        with self._speaking():
-            found: dict[str, Any] = self._client.fine_tuning.jobs.retrieve(ref.id).to_dict(warnings=False)
+        def retrieve() -> dict[str, Any]:
+            with self._speaking():
+                return self._client.fine_tuning.jobs.retrieve(ref.id).to_dict(warnings=False)
+
+        found = part(f"job {ref.id}", retrieve)
         if not found.get("id"):
             raise Unavailable("the answer names no job", provider=self.name)
         return found
@@ -326,7 +340,11 @@ class OpenAIProvider:
         return made
 
     def _rows(self, file: str) -> list[dict[str, Any]]:
-        return dialect.rows_of(self._client.files.content(file).read(), self.service)
+        def content() -> bytes:
+            with self._speaking():
+                return self._client.files.content(file).read()
+
+        return dialect.rows_of(part(f"file {file}", content), self.service)
 
     def _ask(self, ref: JobRef, verb: str) -> None:
         try:

@@ -21,7 +21,7 @@ from anydpo.sandbox.files import Stored
 from anydpo.sandbox.jobs import Failure, Job, Moment
 from anydpo.sandbox.lines import Rules, examine
 from anydpo.sandbox.training import Task
-from anydpo.sandbox.wire import Refusal, answer, digest, identifier, json_object, page
+from anydpo.sandbox.wire import Refusal, answer, bearer, digest, error_object, identifier, json_object, page
 from anydpo.sandbox.world import World
 from anydpo_openai.sandbox_files import Files
 from anydpo_openai.sandbox_request import checked, hyperparameters
@@ -77,14 +77,11 @@ class OpenAISandbox:
 
     def authorised(self, request: Request) -> bool:
         """Take any key but `invalid`."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and key not in ("", "invalid")
+        return bearer(request)
 
     def error_body(self, refusal: Refusal) -> Mapping[str, Any]:
         """Return `ErrorResponse` of the specification."""
-        kind = refusal.type or ("server_error" if refusal.status >= 500 else "invalid_request_error")
-        said = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
-        return {"error": said}
+        return error_object(refusal)
 
     def refusal(self, fault: Fault) -> Refusal:
         """Return the answer to an account that may not, or of a service in a storm."""

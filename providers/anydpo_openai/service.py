@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from anydpo.adapter import Advice, Rule, number, text
+from anydpo.provider import Ending
 from anydpo.result import State
 
 WANDB = ("project", "name", "entity", "tags")
@@ -53,6 +54,14 @@ class Service:
         """Return the day on which a model's base ends, None where none is known."""
         found: date | None = (self.model(model) or {}).get("shutdown")
         return found
+
+    def ends(self, model: str | None) -> tuple[Ending, ...]:
+        """Return what ends, and when: new jobs, and all that is tuned from the model's base."""
+        known = {
+            "new jobs": self.facts["service"].get("last_new_job"),
+            f"{self.base(model or '')} and all that is tuned from it": self.shutdown(model or ""),
+        }
+        return tuple(Ending(what=what, day=day) for what, day in known.items() if day is not None)
 
 
 @cache

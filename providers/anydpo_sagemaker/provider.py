@@ -93,6 +93,10 @@ class SageMakerProvider:
         """Return the most it can cost at the user's own price of an hour; AWS's prices are not to be had here."""
         return training.quote(plan) if plan.place == training.PLACE else None
 
+    def limited(self, plan: Plan, usd: float) -> Plan:
+        """Return the plan of a job that is stopped before it has cost so much; only machines are billed by the hour."""
+        return training.limited(plan, usd) if plan.place == training.PLACE else plan
+
     def stage(self, plan: Plan, file: DataFile) -> Staged:
         """Put a file into S3 under its hash, unless it is there."""
         if plan.place == serverless.PLACE and file.name == "train":

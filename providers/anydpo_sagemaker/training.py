@@ -141,6 +141,21 @@ def quote(plan: Plan) -> Quote | None:
     return Quote(cost=Cost(amount=round(amount, 4), basis="options.sagemaker.price_per_hour_usd"), assumptions=(said,))
 
 
+def limited(plan: Plan, usd: float) -> Plan:
+    """Return the plan of a job that SageMaker stops before its machines have cost so much, at the user's own price."""
+    if "price_per_hour_usd" not in plan.filled:
+        return plan
+    create = plan.requests[-1]
+    stopping = create.body["StoppingCondition"]
+    most = int(3600 * usd / (float(plan.filled["price_per_hour_usd"]) * _count(create.body["ResourceConfig"])))
+    if most >= stopping["MaxRuntimeInSeconds"]:
+        return plan
+    body = {**create.body, "StoppingCondition": {**stopping, "MaxRuntimeInSeconds": max(1, most)}}
+    said = f"the cap of {usd:.2f} USD ends the job after {max(1, most):,} s"
+    changed = {"requests": (*plan.requests[:-1], create.model_copy(update={"body": body}))}
+    return plan.model_copy(update={**changed, "warnings": (*plan.warnings, said)})
+
+
 def _count(resources: Mapping[str, Any]) -> int:
     found = resources.get("InstanceCount") or resources["InstancePreferences"][0]["InstanceCount"]
     return int(found)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from anydpo.adapter import SAFETY, canonical_metrics
+from anydpo.errors import ProviderFault
 from anydpo.provider import Event, Examined, Outcome
 from anydpo.result import Artifact, Error, Metrics, Model, Stage, State, Usage
 from anydpo_together.request import ADVICE, FACTS, effective_of
@@ -116,7 +117,9 @@ def outcome(
         stages=(Stage(stage=stage, provider_job_id=str(job["id"]), state=state),),
         metrics=Metrics(final=final, history=tuple(dict(record) for record in history)),
         artifacts=tuple(
-            Artifact(kind="checkpoint", path=f"{job['id']}:{item['step']}") for item in checkpoints if item.get("step")
+            Artifact(kind="checkpoint", path=f"{job['id']}:{item['step']}", step=item["step"])
+            for item in checkpoints
+            if item.get("step")
         ),
         usage=Usage(
             train_tokens=job.get("token_count") or None,
@@ -161,7 +164,7 @@ def _error(job: Mapping[str, Any], log: Sequence[Mapping[str, Any]], state: Stat
     if job.get("status") == "user_error":
         return Error(code="user_error", message=message, hint="change the job or its data as the message says")
     return Error(
-        code="job_failed", message=message, hint="a fault of the service is refunded; --again sends it once more"
+        code=ProviderFault.code, message=message, hint="a fault of the service is refunded; --again sends it once more"
     )
 
 

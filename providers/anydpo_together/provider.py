@@ -6,13 +6,27 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from anydpo.adapter import Answer, Clients, answer_of, filled, is_loopback, origin, public, refusal
+from anydpo.adapter import (
+    FILES,
+    Answer,
+    Clients,
+    answer_of,
+    create_of,
+    diagnosed,
+    filled,
+    is_loopback,
+    known_files,
+    origin,
+    public,
+    refusal,
+)
 from anydpo.archive import new_folder, unpack
+from anydpo.clock import part
 from anydpo.errors import (
     AnyDPOError,
     AuthFailed,
@@ -41,16 +55,20 @@ from anydpo.provider import (
     upload_progress,
 )
 from anydpo.result import Artifact, Cost, State
+from anydpo.secrets import Secret
 from anydpo_together import dialect, imported, request
 
 if TYPE_CHECKING:
-    from together import Together
+    from together import BaseModel, Together
     from together.types import FileResponse
 
 URL = "https://api.together.ai"
 MOST_EVENTS = 1000
 MOST_RESTARTS = 5
-FILE_NAMES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}
+ESTIMATED = (  # what of a create body its price depends on
+    *("training_file", "validation_file", "model", "from_checkpoint", "n_epochs", "n_evals"),
+    *("training_method", "training_type"),
+)
 FIELDS = (
     *("epochs", "learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_decay", "max_grad_norm", "batch_size"),
     *("max_length", "eval_steps", "save_steps", "early_stopping_patience", "seed", "sft", "start_from"),
@@ -91,24 +109,27 @@ class TogetherProvider:
         return request.plan(job, data, url=public(url), target=target, sandbox=is_loopback(url))
 
     def quote(self, plan: Plan) -> Quote | None:
-        """Return the service's estimate where the files are there already, else what the dated price table says."""
-        if "training_file" not in plan.filled:
-            return request.quote(plan)
-        body = filled(request.create_of(plan), {**plan.filled, "key": "", **self._secret_values()})
-        names = ("training_file", "validation_file", "model", "from_checkpoint", "n_epochs", "n_evals")
-        asked = {name: body[name] for name in (*names, "training_method", "training_type") if body.get(name)}
-        with self._speaking():
-            said = self._client.fine_tuning.estimate_price(**asked).to_dict(warnings=False)
+        """Return the service's own estimate of the plan's stage once it has the files, and for all else the list's.
+
+        The estimate needs an uploaded and examined file, whose id stands in `plan.filled`.
+        """
+        others = [stage for stage in plan.stages if stage != plan.stage]
+        beside = request.quote(plan, others) if others else None
+        said = self._estimate(plan) if FILES["sft" if plan.stage == "sft" else "train"] in plan.filled else {}
         if not said.get("estimation_available", True) or said.get("estimated_total_price") is None:
             return request.quote(plan)
-        tokens = cast("float", said.get("estimated_train_token_count") or 0) + cast(
-            "float", said.get("estimated_eval_token_count") or 0
-        )
-        limit = (
-            () if said.get("allowed_to_proceed", True) else (f"above the account's limit of {said.get('user_limit')}",)
-        )
-        amount = float(cast("float", said["estimated_total_price"]))
-        return Quote(cost=Cost(amount=amount, basis="provider quote"), tokens=int(tokens) or None, assumptions=limit)
+        if others and beside is None:
+            return None
+        amount, tokens, notes = float(said["estimated_total_price"]), 0, list[str]()
+        for which in ("train", "eval"):
+            tokens += int(said.get(f"estimated_{which}_token_count") or 0)
+        if not said.get("allowed_to_proceed", True):
+            notes.append(f"above the account's limit of {said.get('user_limit')}")
+        if beside is not None:
+            amount, tokens = amount + beside.cost.amount, tokens + (beside.tokens or 0)
+            notes += [f"the {' '.join(others)} stage by the list: {beside.assumptions[0]}"]
+        cost = Cost(amount=round(amount, 4), basis="provider quote")
+        return Quote(cost=cost, tokens=tokens or None, assumptions=tuple(notes))
 
     def stage(self, plan: Plan, file: DataFile) -> Staged:  # noqa: ARG002
         """Upload a file unless the account has it: the service knows it by its hash."""
@@ -133,8 +154,8 @@ class TogetherProvider:
 
         The SDK's own `create` asks for limits and a price first, and fails with them; this is its last request alone.
         """
-        files = {FILE_NAMES[item.name]: item.id for item in staged}
-        body = filled(request.create_of(plan), {**files, **plan.filled, **self._secret_values(), "key": key})
+        known = {**known_files(staged), **plan.filled, **self._secret_values(), "key": key}
+        body = filled(create_of(plan, request.JOBS), known)
         client = self._client
         with self._speaking(creating=True):
             made = client.post(request.JOBS, body=body, cast_to=dict[str, Any])
@@ -185,34 +206,41 @@ class TogetherProvider:
 
     def fetch(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
         """Bring the weights into a new folder: merged where an adapter was trained."""
+        job = self._ended(ref, checkpoint)
+        return self._fetch(job, "model_output_path" if _is_full(job) else "merged", folder, checkpoint)
+
+    def fetch_adapter(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the adapter alone into a new folder."""
+        job = self._ended(ref, checkpoint)
+        if _is_full(job):
+            raise RunFailed("this run trained every weight: it has no adapter", provider=self.name)
+        return self._fetch(job, "adapter", folder, checkpoint)
+
+    def _ended(self, ref: JobRef, checkpoint: int | None) -> Mapping[str, Any]:
+        job = self._all_of(ref)[0][-1]
+        if dialect.state_of(job.get("status")) is not State.SUCCEEDED and checkpoint is None:
+            raise RunFailed("this run has left no model yet", provider=self.name, hint="anydpo watch RUN")
+        return job
+
+    def _fetch(self, job: Mapping[str, Any], form: str, folder: Path, checkpoint: int | None) -> tuple[Artifact, ...]:
         with new_folder(folder) as unfinished:
-            job = self._all_of(ref)[0][-1]
-            state = dialect.state_of(job.get("status"))
-            if state is not State.SUCCEEDED and checkpoint is None:
-                raise RunFailed("this run has left no model yet", provider=self.name, hint="anydpo watch RUN")
-            full = (job.get("training_type") or {}).get("type") == "Full"
-            asked: dict[str, Any] = {"ft_id": job["id"], "checkpoint": "model_output_path" if full else "merged"}
+            asked: dict[str, Any] = {"ft_id": job["id"], "checkpoint": form}
             if checkpoint is not None:
                 asked["checkpoint_step"] = checkpoint
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as name:
                 archive = Path(name) / "weights"
                 self._download(asked, archive)
                 unpack(archive, unfinished)
-        return (Artifact(kind="model", path=str(folder)),)
+        return (Artifact(kind="adapter" if form == "adapter" else "model", path=str(folder)),)
 
     def diagnose(self) -> tuple[Diagnosis, ...]:
         """Say whether the key is there and the service answers to it."""
-        try:
-            client = self._client
-        except AnyDPOError as exc:
-            return (Diagnosis(what="credentials", ok=None, detail=exc.message),)
-        found = Diagnosis(what="credentials", ok=True, detail="TOGETHER_API_KEY is set")
-        try:
+
+        def ask(client: Together) -> None:
             with self._speaking():
                 client.with_options(timeout=10).fine_tuning.list()
-        except AnyDPOError as exc:
-            return (found, Diagnosis(what="service", ok=False, detail=f"{origin(self._url())}: {exc.message}"))
-        return (found, Diagnosis(what="service", ok=True, detail=f"{origin(self._url())} answers"))
+
+        return diagnosed(lambda: self._client, ask, lambda: "TOGETHER_API_KEY is set", origin(self._url()))
 
     def described(self, body: Mapping[str, Any]) -> Described | None:
         """Return the job that a create body of this service stands for, None for what is none."""
@@ -231,6 +259,13 @@ class TogetherProvider:
     def _url(self) -> str:
         return (os.environ.get("TOGETHER_BASE_URL") or URL).rstrip("/")
 
+    def _estimate(self, plan: Plan) -> dict[str, Any]:
+        """Return what the service says that the create request of the plan's stage would cost."""
+        body = filled(create_of(plan, request.JOBS), {**plan.filled, "key": "", **self._secret_values()})
+        asked = {name: body[name] for name in ESTIMATED if body.get(name)}
+        with self._speaking():
+            return self._client.fine_tuning.estimate_price(**asked).to_dict(warnings=False)
+
     @property
     def _client(self) -> Together:
         variables = ("TOGETHER_API_KEY", "TOGETHER_PROJECT_ID")
@@ -245,7 +280,7 @@ class TogetherProvider:
         return Together(base_url=self._url(), max_retries=0)
 
     def _secret_values(self) -> dict[str, str]:
-        return {name: os.environ.get(variable, "") for name, variable in request.SECRETS.items()}
+        return {name: Secret(os.environ.get(variable, "")) for name, variable in request.SECRETS.items()}
 
     @contextmanager
     def _speaking(self, *, creating: bool = False) -> Iterator[None]:
@@ -317,10 +352,10 @@ class TogetherProvider:
         following: str | None = ref.id
         while following is not None and len(jobs) <= MOST_RESTARTS:
             tuning = self._client.fine_tuning
-            with self._speaking():  # the job before its log, so that an end comes with all that led to it
-                job = cast("dict[str, Any]", tuning.retrieve(following).to_dict(warnings=False))
-                said = tuning.list_events(following).to_dict(warnings=False)
-                measured = tuning.list_metrics(following).to_dict(warnings=False)
+            # The job before its log, so that an end comes with all that led to it
+            job = self._part("job", tuning.retrieve, following)
+            said = self._part("events", tuning.list_events, following)
+            measured = self._part("metrics", tuning.list_metrics, following)
             if not job.get("id"):
                 raise Unavailable("the answer names no job", provider=self.name)
             own = sorted(cast("list[dict[str, Any]]", said.get("data") or []), key=lambda e: str(e.get("created_at")))
@@ -329,6 +364,15 @@ class TogetherProvider:
             points += cast("list[dict[str, Any]]", measured.get("metrics") or [])
             following = dialect.successor(own, [each["id"] for each in jobs])
         return jobs, log, points
+
+    def _part(self, what: str, ask: Callable[[str], BaseModel], job: str) -> dict[str, Any]:
+        """Return what the service says of a job in one of its answers."""
+
+        def told() -> dict[str, Any]:
+            with self._speaking():
+                return cast("dict[str, Any]", ask(job).to_dict(warnings=False))
+
+        return part(f"{what} {job}", told)
 
     def _download(self, asked: Mapping[str, Any], target: Path) -> None:
         """Bring an archive to disk and check its size and its hash, where the service names them.
@@ -362,3 +406,7 @@ def _body(exc: Any) -> Any:
         return exc.response.json()
     except Exception:  # a stream that was not read, or no JSON: the SDK's words then
         return exc.body
+
+
+def _is_full(job: Mapping[str, Any]) -> bool:
+    return (job.get("training_type") or {}).get("type") == "Full"

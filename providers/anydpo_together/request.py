@@ -8,9 +8,10 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
-from anydpo.adapter import Advice, Rule, Wishes, number, text, tokens_of, truth
+from anydpo.adapter import Advice, Rule, Wishes, number, sizes, text, truth
 from anydpo.errors import Problem
 from anydpo.job import LoRA, PreferenceJob
 from anydpo.provider import DataSummary, Plan, Quote, Request
@@ -84,14 +85,8 @@ def plan(job: PreferenceJob, data: DataSummary, *, url: str, target: str, sandbo
         requests=(*_uploads(url, data, stages), *(Request(method="POST", url=f"{url}{JOBS}", body=b) for b in creates)),
         sandbox=sandbox,
         stages=stages,
-        filled=_sizes(job, data),
+        filled=_sizes(job, data, creates[-1]),
     )
-
-
-def create_of(plan: Plan) -> dict[str, Any]:
-    """Return the body of the create request of a plan's stage."""
-    creates = [request.body for request in plan.requests if request.url.endswith(JOBS)]
-    return creates[plan.stages.index(plan.stage)]
 
 
 def _start(job: PreferenceJob, wishes: Wishes) -> dict[str, Any]:
@@ -114,7 +109,8 @@ def checkpoint_of(start_from: str) -> tuple[str | None, Problem | None]:
     """Return the checkpoint in the service's words, or the problem: its job ids and tuned models, with `:STEP`."""
     name, at, step = start_from.partition("@")
     given = f"{name}:{step}" if at else start_from
-    if OWN_ID.fullmatch(given) or (given.count("/") >= 1 and not given.startswith((".", "/", "~"))):
+    a_path = given.startswith((".", "/", "~")) or Path(given).exists()
+    if OWN_ID.fullmatch(given) or ("/" in given and not a_path):
         return given, None
     hint = "a run, a job (ft-…) or a tuned model of together; `anydpo fetch RUN -o DIR` brings weights to other places"
     return None, Problem("start_from", "other_place", f"{start_from!r} is nothing that together has", hint)
@@ -352,17 +348,23 @@ def _uploads(url: str, data: DataSummary, stages: Sequence[str]) -> list[Request
     ]
 
 
-def _sizes(job: PreferenceJob, data: DataSummary) -> dict[str, str]:
-    """Return guesses at the billed tokens of each stage: a prompt is read with both answers."""
-    once = tokens_of(2 * data.prompt_characters + data.answer_characters)
-    share = (data.validation_pairs or 0) / max(data.train_pairs, 1)
-    dpo = once * job.epochs + math.ceil(once * share)
-    sft = tokens_of(data.prompt_characters + data.answer_characters // 2) * job.sft.epochs if job.sft else 0
-    return {"tokens": str(dpo), "sft_tokens": str(sft)}
+def _sizes(job: PreferenceJob, data: DataSummary, create: Mapping[str, Any]) -> dict[str, str]:
+    """Return the billed tokens of each stage, and how they were counted: epochs over the one file, evaluations over the
+    other; without packing every row costs as much as the longest may.
+    """
+    once = sizes(data)
+    dpo, how = once.pairs * job.epochs + once.held_out * int(create["n_evals"]), once.how
+    if not create["packing"] and job.max_length is not None:
+        dpo, how = data.train_pairs * job.max_length * job.epochs, "every row is billed at max_length without packing"
+    sft = once.chats * job.sft.epochs if job.sft else 0
+    return {"tokens": str(dpo), "sft_tokens": str(sft), "counted": how}
 
 
-def quote(plan: Plan) -> Quote | None:
-    """Return what the dated price table makes of a plan, None for a model whose size or bracket is not known."""
+def quote(plan: Plan, stages: Sequence[str] | None = None) -> Quote | None:
+    """Return what the dated price table makes of a plan's stages, or of some of them.
+
+    None for a model whose size or bracket is not known.
+    """
     found = BILLIONS.findall(plan.model or "")
     size = float(found[0]) if found else None
     prices = FACTS["prices"]
@@ -370,7 +372,9 @@ def quote(plan: Plan) -> Quote | None:
     if bracket is None:
         return None
     kind = "full" if plan.effective.get("adapter") == "full" else "lora"
-    dpo, sft = int(plan.filled["tokens"]), int(plan.filled["sft_tokens"])
+    counted = stages if stages is not None else plan.stages
+    dpo = int(plan.filled["tokens"]) if "dpo" in counted else 0
+    sft = int(plan.filled["sft_tokens"]) if "sft" in counted else 0
     amount = (dpo * bracket[kind]["dpo"] + sft * bracket[kind]["sft"]) / 1e6
     rate = f"{bracket[kind]['dpo']:g} USD per million tokens up to {bracket['billions']} billion parameters, {kind}"
     return Quote(
@@ -378,7 +382,7 @@ def quote(plan: Plan) -> Quote | None:
         tokens=dpo + sft,
         assumptions=(
             f"{rate} ({prices['source']})",
-            "four characters a token; a prompt counts with both of its answers",
+            plan.filled["counted"],
             "the service's own estimate comes with the uploaded files",
         ),
     )

@@ -19,7 +19,7 @@ from anydpo.sandbox.clock import iso
 from anydpo.sandbox.faults import Fault
 from anydpo.sandbox.jobs import Failure, Job
 from anydpo.sandbox.training import Task
-from anydpo.sandbox.wire import Refusal, answer, identifier, json_object
+from anydpo.sandbox.wire import Refusal, answer, bearer, error_object, identifier, json_object
 from anydpo.sandbox.world import World
 from anydpo_together.sandbox_events import WORDS, checkpoint, event, metrics, status
 from anydpo_together.sandbox_files import Files
@@ -57,14 +57,11 @@ class TogetherSandbox:
 
     def authorised(self, request: Request) -> bool:
         """Take any key but `invalid`."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and key not in ("", "invalid")
+        return bearer(request)
 
     def error_body(self, refusal: Refusal) -> Mapping[str, Any]:
         """Return `ErrorData` of the specification."""
-        kind = refusal.type or ("server_error" if refusal.status >= 500 else "invalid_request_error")
-        said = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
-        return {"error": said}
+        return error_object(refusal)
 
     def refusal(self, fault: Fault) -> Refusal:
         """Return the answer to an account that may not, or of a service in a storm."""
@@ -361,12 +358,13 @@ class TogetherSandbox:
 
     def _tokens(self, given: Mapping[str, Any]) -> tuple[int, int]:
         counts = []
+        model = given.get("model") or self._base(given.get("from_checkpoint") or "") or ""
         for name, times in (
             ("training_file", given.get("n_epochs") or 1),
             ("validation_file", given.get("n_evals") or 0),
         ):
             file = self.files.find(given.get(name) or "")
-            counts.append(self.files.findings(file).tokens * times if file else 0)
+            counts.append(self.files.tokens(file, model) * times if file else 0)
         return counts[0], counts[1]
 
     def _price(self, given: Mapping[str, Any]) -> float:

@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from anydpo.sandbox.counting import tokens_in
 from anydpo.sandbox.files import File, Stored, chunks_of, join, store
 from anydpo.sandbox.lines import Findings, Rules, examine
 from anydpo.sandbox.wire import Refusal, answer, identifier, json_object
@@ -63,6 +64,17 @@ class Files:
             assert file.path is not None
             file.findings = examine(file.path, RULES, self._world.steps * 64)
         return file.findings
+
+    def tokens(self, file: File, model: str) -> int:
+        """Return the tokens of one pass over a file, by the model's own tokenizer where it is here."""
+        found = self.findings(file)
+        if found.wrong or file.path is None:
+            return found.tokens
+        known: dict[str, int] = file.facts.setdefault("tokens", {})
+        if model not in known:
+            counted = tokens_in(file.path, model)
+            known[model] = found.tokens if counted is None else counted
+        return known[model]
 
     def show(self, file: File) -> dict[str, Any]:
         """Return the FileResponse object."""

@@ -11,9 +11,12 @@ __version__ = "0.1.0"
 _WHERE = {
     "AnyDPOError": "anydpo.errors",
     "Capabilities": "anydpo.provider",
+    "Comparison": "anydpo.comparison",
     "DPO": "anydpo.job",
+    "Evaluation": "anydpo.result",
     "Event": "anydpo.provider",
     "EventSink": "anydpo.tracking",
+    "Judge": "anydpo.judge",
     "LoRA": "anydpo.job",
     "Migration": "anydpo.migration",
     "Plan": "anydpo.provider",
@@ -27,6 +30,8 @@ _WHERE = {
     "Sweep": "anydpo.trials",
     "check": "anydpo.plan",
     "import_run": "anydpo.importing",
+    "compare": "anydpo.comparison",
+    "evaluate": "anydpo.evaluation",
     "load": "anydpo.data.read",
     "migrate": "anydpo.migration",
     "Quote": "anydpo.provider",
@@ -57,6 +62,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "runs",
     "import_run",
     "migrate",
+    "evaluate",
+    "compare",
     "providers",
     "Plan",
     "Quote",
@@ -68,6 +75,9 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
     "Range",
     "Migration",
     "EventSink",
+    "Evaluation",
+    "Comparison",
+    "Judge",
     "Capabilities",
     "AnyDPOError",
     "__version__",
@@ -75,17 +85,20 @@ __all__ = [  # noqa: RUF022 - in the order in which a user meets them
 
 if TYPE_CHECKING:
     from anydpo.catalogue import providers
+    from anydpo.comparison import Comparison, compare
     from anydpo.data.dataset import PreferenceDataset
     from anydpo.data.pair import PreferencePair
     from anydpo.data.read import load
     from anydpo.errors import AnyDPOError
+    from anydpo.evaluation import evaluate
     from anydpo.handle import Run, run, runs, sample, submit
     from anydpo.importing import import_run
     from anydpo.job import DPO, SFT, LoRA, PreferenceJob
+    from anydpo.judge import Judge
     from anydpo.migration import Migration, migrate
     from anydpo.plan import check
     from anydpo.provider import Capabilities, Event, Plan, Quote, Range
-    from anydpo.result import Result, State
+    from anydpo.result import Evaluation, Result, State
     from anydpo.spend import quote
     from anydpo.sweeping import sweep
     from anydpo.tracking import EventSink

@@ -28,8 +28,10 @@ from anydpo.errors import (
     Unavailable,
 )
 from anydpo.job import PreferenceJob
+from anydpo.provider import DataSummary, Diagnosis, Plan, Staged
 from anydpo.result import METRICS
 
+FILES = {"train": "training_file", "validation": "validation_file", "sft": "sft_file"}  # a file → its placeholder
 PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHARACTERS_A_TOKEN = 4
@@ -140,6 +142,17 @@ def filled(body: Any, values: Mapping[str, str]) -> Any:
     return values[found[1]]
 
 
+def known_files(staged: Iterable[Staged]) -> dict[str, str]:
+    """Return placeholder → id of files that a place has."""
+    return {FILES[item.name]: item.id for item in staged}
+
+
+def create_of(plan: Plan, path: str) -> dict[str, Any]:
+    """Return the body of the create request of a plan's stage; `path` is what the address of a create ends with."""
+    creates = [request.body for request in plan.requests if request.url.endswith(path)]
+    return creates[plan.stages.index(plan.stage)]
+
+
 def canonical_metrics(given: Mapping[str, Any], names: Mapping[str, str], skip: Iterable[str] = ()) -> dict[str, Any]:
     """Return numbers under canonical names, others under `provider/`; what is no finite number is None."""
     made: dict[str, Any] = {}
@@ -158,6 +171,30 @@ def canonical_metrics(given: Mapping[str, Any], names: Mapping[str, str], skip: 
 def tokens_of(characters: int) -> int:
     """Return a guess at tokens: four characters each."""
     return math.ceil(characters / CHARACTERS_A_TOKEN)
+
+
+class Sizes(NamedTuple):
+    """Tokens of one pass over the data: `pairs` with each prompt read once for either answer, `chats` with the chosen
+    answers alone, `held_out` over the validation pairs; `how` says whether they were counted or guessed.
+    """
+
+    pairs: int
+    chats: int
+    held_out: int
+    how: str
+
+
+def sizes(data: DataSummary) -> Sizes:
+    """Return the tokens of one pass over the data, as counted, or else guessed from its characters."""
+    if data.tokens:
+        prompt, chosen = data.tokens["prompt"], data.tokens["chosen"]
+        how = f"{data.counted}; a prompt counts with both of its answers"
+        pairs = 2 * prompt + chosen + data.tokens["rejected"]
+        return Sizes(pairs, prompt + chosen, data.tokens.get("validation", 0), how)
+    pairs = tokens_of(2 * data.prompt_characters + data.answer_characters)
+    chats = tokens_of(data.prompt_characters + data.answer_characters // 2)
+    held_out = math.ceil(pairs * (data.validation_pairs or 0) / max(data.train_pairs, 1))
+    return Sizes(pairs, chats, held_out, "four characters a token; a prompt counts with both of its answers")
 
 
 class Closes(Protocol):
@@ -190,6 +227,22 @@ class Clients(Generic[C]):
         with self._lock:
             while self._made:
                 self._made.popitem()[1].close()
+
+
+def diagnosed(
+    connect: Callable[[], C], ask: Callable[[C], object], credentials: Callable[[], str], address: str
+) -> tuple[Diagnosis, ...]:
+    """Return whether there are credentials, which `credentials` puts into words, and the service answers to them."""
+    try:
+        client = connect()
+    except AnyDPOError as exc:
+        return (Diagnosis(what="credentials", ok=None, detail=exc.message),)
+    found = Diagnosis(what="credentials", ok=True, detail=credentials())
+    try:
+        ask(client)
+    except AnyDPOError as exc:
+        return (found, Diagnosis(what="service", ok=False, detail=f"{address}: {exc.message}"))
+    return (found, Diagnosis(what="service", ok=True, detail=f"{address} answers"))
 
 
 class Answer(NamedTuple):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import anydpo
 from anydpo import handle, spend
+from anydpo.comparison import Comparison
 from anydpo.data.dataset import PreferenceDataset
+from anydpo.evaluation import Evaluated
 from anydpo.job import PreferenceJob
 from anydpo.migration import Migration
 from anydpo.provider import Event, Plan, Quote
 from anydpo.result import Artifact, Result, Sample, State
 from anydpo.trials import Sweep
+from anydpo.weights import Form
 
 T = TypeVar("T")
 _END = object()
@@ -59,9 +62,11 @@ class Run:
         """Ask the run to stop."""
         await _in_thread(self.sync.cancel)
 
-    async def fetch(self, folder: str | Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
-        """Bring the trained weights into a folder."""
-        return await _in_thread(self.sync.fetch, folder, checkpoint)
+    async def fetch(
+        self, folder: str | Path, checkpoint: int | None = None, form: Form | None = None
+    ) -> tuple[Artifact, ...]:
+        """Bring the trained weights into a folder; see `anydpo.Run.fetch`."""
+        return await _in_thread(self.sync.fetch, folder, checkpoint, form)
 
 
 async def load(source: Any, format: str | None = None, **options: Any) -> PreferenceDataset:  # noqa: A002
@@ -79,9 +84,17 @@ async def quote(job: PreferenceJob, places: str | Sequence[str]) -> dict[str, Qu
     return await _in_thread(spend.quote, job, places)
 
 
-async def submit(job: PreferenceJob, place: str, **options: Any) -> Run:
-    """Send the job and return its run; see `anydpo.submit`."""
-    return Run(await _in_thread(handle.submit, job, place, **options))
+@overload
+async def submit(job: PreferenceJob, place: str | None = ..., **options: Any) -> Run: ...
+@overload
+async def submit(job: PreferenceJob, place: list[str] | tuple[str, ...], **options: Any) -> list[Run]: ...
+async def submit(
+    job: PreferenceJob, place: str | list[str] | tuple[str, ...] | None = None, **options: Any
+) -> Run | list[Run]:
+    """Send the job and return its run, or one for each of several places; see `anydpo.submit`."""
+    send: Callable[..., handle.Run | list[handle.Run]] = handle.submit
+    made = await _in_thread(send, job, place, **options)
+    return [Run(one) for one in made] if isinstance(made, list) else Run(made)
 
 
 async def run(job: PreferenceJob, place: str = "local", *, again: bool = False) -> Result:
@@ -112,6 +125,16 @@ async def runs() -> list[Run]:
 async def sample(run: Run, prompts: Sequence[str], **options: Any) -> tuple[Sample, ...]:
     """Return what the models before and after training write; see `anydpo.Run.sample`."""
     return await _in_thread(run.sync.sample, prompts, **options)
+
+
+async def evaluate(runs: Sequence[Run], data: Any, **options: Any) -> Evaluated:
+    """Measure runs on the same pairs; see `anydpo.evaluate`."""
+    return await _in_thread(anydpo.evaluate, [one.sync for one in runs], data, **options)
+
+
+async def compare(runs: Sequence[Run | Result]) -> Comparison:
+    """Return runs side by side; see `anydpo.compare`."""
+    return await _in_thread(anydpo.compare, [one if isinstance(one, Result) else one.sync for one in runs])
 
 
 async def _in_thread(call: Callable[..., T], *arguments: Any, **options: Any) -> T:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from anydpo.catalogue import other_base
+from anydpo.fallback import history
 from anydpo.health import diagnose
 from anydpo.provider import Outcome, Plan
-from anydpo.records import AttemptRow, RunRow
+from anydpo.records import AttemptRow, ChoiceRow, RunRow
 from anydpo.result import (
-    Attempt,
     Data,
     Error,
     Method,
@@ -27,7 +28,7 @@ COMPARED = frozenset(
 )
 
 
-def compose(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Result:
+def compose(row: RunRow, attempts: list[AttemptRow], outcome: Outcome, choices: Sequence[ChoiceRow] = ()) -> Result:
     """Return the result of a run whose latest attempt has this outcome."""
     from anydpo import __version__
 
@@ -41,11 +42,11 @@ def compose(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Result
         provider_job_id=last.provider_job_id if last else None,
         route_reason=plan.route_reason if plan else None,
         sandbox=plan.sandbox if plan else False,
-        target=row.target or None,
+        target=(plan.target if plan else row.target) or None,
         state=outcome.state if sent else row.state,
         job=row.job,
         model=outcome.model.model_copy(update={"requested": outcome.model.requested or (plan.model if plan else None)}),
-        data=_data(row, attempts, outcome),
+        data=_data(row, attempts, outcome, plan),
         method=_method(row, plan, outcome),
         stages=_stages(attempts, outcome),
         metrics=outcome.metrics.model_copy(
@@ -55,24 +56,25 @@ def compose(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Result
         usage=outcome.usage,
         cost=outcome.cost,
         timing=_timing(row, attempts, outcome),
-        attempts=tuple(_attempt(attempts, number) for number in dict.fromkeys(each.number for each in attempts)),
+        attempts=history(attempts, choices),
         error=outcome.error or (Error(**last.error) if last and last.error else None),
-        warnings=_warnings(plan, outcome),
+        warnings=_warnings(row, plan, outcome),
         versions={"anydpo": __version__, "sdk": outcome.sdk},
     )
 
 
-def _data(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Data:
+def _data(row: RunRow, attempts: list[AttemptRow], outcome: Outcome, plan: Plan | None) -> Data:
     skipped = dict(row.data.get("skipped") or {})
     for reason, count in outcome.skipped.items():
         skipped[reason] = skipped.get(reason, 0) + count
     files = attempts[-1].files if attempts else []
     return Data(
         fingerprint=row.data.get("fingerprint"),
+        validation_fingerprint=row.data.get("validation_fingerprint"),
         train_pairs=outcome.train_pairs or row.data.get("train_pairs"),
         validation_pairs=outcome.validation_pairs or row.data.get("validation_pairs"),
         skipped=skipped,
-        format_sent=row.data.get("format_sent"),
+        format_sent=(plan.format if plan else None) or row.data.get("format_sent"),
         bytes_sent=sum(file["bytes"] for file in files) or None,
     )
 
@@ -103,7 +105,8 @@ def _stages(attempts: list[AttemptRow], outcome: Outcome) -> tuple[Stage, ...]:
     """Return the latest job of each stage, where the provider is given several."""
     if not attempts or len(Plan(**attempts[-1].plan).stages) == 1:
         return outcome.stages
-    latest = {each.stage: each for each in attempts}  # a stage that was refused is tried again without those before it
+    here = [each for each in attempts if each.place == attempts[-1].place]
+    latest = {each.stage: each for each in here}  # a stage that was refused is tried again without those before it
     made = []
     for each in latest.values():
         own: dict[str, Any] = each.result or {}
@@ -125,15 +128,10 @@ def _timing(row: RunRow, attempts: list[AttemptRow], outcome: Outcome) -> Timing
     )
 
 
-def _attempt(attempts: list[AttemptRow], number: int) -> Attempt:
-    """Return one try with whatever went wrong in any of its stages."""
-    jobs = [each for each in attempts if each.number == number]
-    error = next((Error(**each.error) for each in jobs if each.error), None)
-    return Attempt(place=jobs[0].place, error=error, when=jobs[0].submitted or jobs[0].created)
-
-
-def _warnings(plan: Plan | None, outcome: Outcome) -> tuple[Notice, ...]:
+def _warnings(row: RunRow, plan: Plan | None, outcome: Outcome) -> tuple[Notice, ...]:
     told = [Notice(code="provider", message=text) for text in (*(plan.warnings if plan else ()), *outcome.warnings)]
+    if plan and (said := other_base(row.job.get("model"), plan.place, plan.model)) is not None:
+        told.append(Notice(code="other_base", message=said))
     return (*told, *diagnose(outcome.metrics.history, outcome.effective.get("method")))
 
 

@@ -6,6 +6,8 @@ AnyDPOError
 │   ├── DataInvalid                     a file, a row, a dialect
 │   └── ProviderMissing                 no such place, or its package is not installed
 ├── RunFailed                   exit 1  the run itself ended badly
+│   ├── ProviderFault                   (may fail over)
+│   └── WaitedTooLong                   (may fail over)
 ├── AuthFailed                  exit 3  credentials missing or refused
 ├── ProviderRefused             exit 4  the provider answered: no
 │   ├── QuotaExceeded                   (may fail over)
@@ -124,6 +126,18 @@ class RunFailed(AnyDPOError):
     code, exit_code = "run_failed", 1
 
 
+class ProviderFault(RunFailed):
+    """The provider's own machinery failed under the run."""
+
+    code, failover = "provider_fault", True
+
+
+class WaitedTooLong(RunFailed):
+    """The provider did not begin within the time that the user allows; its job was cancelled."""
+
+    code, failover = "waited_too_long", True
+
+
 class AuthFailed(AnyDPOError):
     """Credentials are missing or were refused."""
 
@@ -188,3 +202,11 @@ class CapExceeded(AnyDPOError):
     """The price is above the user's own cap; nothing was sent."""
 
     code, exit_code = "cap_exceeded", 7
+
+
+def kinds() -> dict[str, type[AnyDPOError]]:
+    """Return every kind of error by its code: what a journal or a result has kept of one is its code."""
+    found: list[type[AnyDPOError]] = [AnyDPOError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return {kind.code: kind for kind in found}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from anydpo.job import LoRA, PreferenceJob
@@ -68,15 +69,16 @@ def job_fingerprint(
     """Return `sha256:` of the job as this place would train it.
 
     `data` and `validation` are data fingerprints; `contents` gives the hash that stands for a file which a field
-    names (`sft.data`, `chat_template`), since paths never count.
+    names (`sft.data`, `chat_template`), since paths never count, and what stands for a run in `start_from`.
     """
     contents = contents or {}
     provider, _ = split_place(place)
     fields = job.model_dump(mode="json", exclude={"data", "validation"})
-    known: dict[str, Any] = {"data": data, "model": job.model_for(place)}
+    known: dict[str, Any] = {"data": data, "model": job.named_for(place)}
     if validation is not None:
         known["validation"] = validation
-    fields["chat_template"] = contents.get("chat_template", fields["chat_template"])
+    for name in ("chat_template", "start_from"):
+        fields[name] = contents.get(name, fields[name])
     known |= _different({name: value for name, value in fields.items() if name not in NEVER}, V1)
     if method := _different(fields["method"], V1_METHOD):
         known["method"] = method
@@ -114,6 +116,18 @@ def run_id(job: str, place: str, target: str) -> str:
 def imported_id(provider: str, target: str, job: str) -> str:
     """Return the short id of a run whose job another tool made."""
     return _hash(["imported", provider, target, job])[:10]
+
+
+def chain_id(places: Sequence[tuple[str, str, str]]) -> str:
+    """Return the short id of a request at several places in order: (fingerprint, place, target) of each."""
+    if len(places) == 1:
+        return run_id(*places[0])
+    return _hash([[job, split_place(place)[0], target] for job, place, target in places])[:10]
+
+
+def group_id(runs: Sequence[str]) -> str:
+    """Return the short id of runs that are asked for together."""
+    return f"g-{_hash(sorted(runs))[:8]}"
 
 
 def _different(fields: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -266,11 +266,29 @@ class PreferenceJob(Frozen):
         return self
 
     def model_for(self, place: str) -> str | None:
-        """Return the model's id at a place (`provider[/route]`), None where the table has none for it."""
+        """Return the model's id at a place (`provider[/route]`), None where there is none for it.
+
+        It is the table's own entry for the place, else what the place calls the weights of `default`, as far as the
+        catalogue knows, else `default` itself; a model that is one name is its own default.
+        """
+        if (own := self._own_entry(place)) is not None:
+            return own
+        usual = self.model if isinstance(self.model, str) else self.model.get("default")
+        if usual is None:
+            return None
+        from anydpo.catalogue import id_at
+
+        return id_at(usual, place) or usual
+
+    def named_for(self, place: str) -> str | None:
+        """Return what the job itself says of the model at a place: its identity, whatever a catalogue may learn."""
+        own = self._own_entry(place)
+        return own or (self.model if isinstance(self.model, str) else self.model.get("default"))
+
+    def _own_entry(self, place: str) -> str | None:
         if isinstance(self.model, str):
-            return self.model
-        provider = place.partition("/")[0]
-        return self.model.get(place) or self.model.get(provider) or self.model.get("default")
+            return None
+        return self.model.get(place) or self.model.get(place.partition("/")[0])
 
     def training(self, place: str) -> rules.Config:
         """Return the job as the trainer holds it, without paths: for checking its rules."""
@@ -279,7 +297,7 @@ class PreferenceJob(Frozen):
         return rules.Config(
             **{
                 **values,
-                "model": self.model_for(place) or "",
+                "model": self.named_for(place) or "",
                 "train_data": "",
                 "validation_data": None if self.validation is None else "",
                 "method": self.method.method,

@@ -20,7 +20,17 @@ from typing import Any
 
 from anydpo.errors import JournalError
 from anydpo.locks import held
-from anydpo.records import COLUMNS, AttemptRow, Phase, RunRow, StepRow, attempt_row, run_row
+from anydpo.records import (
+    COLUMNS,
+    AttemptRow,
+    ChoiceRow,
+    Phase,
+    RunRow,
+    StepRow,
+    attempt_row,
+    choice_row,
+    run_row,
+)
 from anydpo.result import State
 
 NAME, MARKER = "journal.db", "journal.id"
@@ -55,6 +65,14 @@ MIGRATIONS = (
     """
     ALTER TABLE "group" ADD COLUMN sum TEXT NOT NULL DEFAULT '';
     """,
+    """
+    CREATE TABLE choice (
+        id TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES run (id), at INTEGER NOT NULL, place TEXT NOT NULL,
+        fingerprint TEXT NOT NULL, plan TEXT NOT NULL, files TEXT NOT NULL, terms TEXT NOT NULL, skipped TEXT,
+        sum TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX choice_of_run ON choice (run, at);
+    """,
 )
 
 
@@ -87,8 +105,8 @@ class Journal:
         with held(folder / f"{run}.lock", wait=wait) as mine:
             yield mine
 
-    def add_run(self, row: RunRow) -> None:
-        """Record a request."""
+    def add_run(self, row: RunRow, choices: Sequence[ChoiceRow] = ()) -> None:
+        """Record a request, and with it the places at which it may be met, in order."""
         values = {
             **{name: getattr(row, name) for name in ("id", "created", "name", "place", "target", "fingerprint")},
             "job": _text(row.job),
@@ -97,20 +115,45 @@ class Journal:
         }
         with self._transaction():
             self._insert("run", values)
+            for choice in choices:
+                self._insert("choice", {name: _column(getattr(choice, name)) for name in COLUMNS["choice"]})
+
+    def set_terms(self, run: str, terms: Sequence[dict[str, Any]]) -> None:
+        """Record on which terms a run may go on at each of its places, as the latest request has them."""
+        with self._transaction():
+            for choice, said in zip(self.choices(run), terms, strict=True):
+                self._update("choice", choice.id, {"terms": said})
 
     def add_attempt(self, row: AttemptRow) -> None:
-        """Record an attempt that is intended, before anything of it is sent."""
+        """Record an attempt that is intended, before anything of it is sent; the run is where its latest attempt is."""
         with self._transaction():
+            (run,) = self._ask("SELECT place FROM run WHERE id = ?", (row.run,))
+            if run["place"] != row.place:
+                self._update("run", row.run, {"place": row.place})
             self._insert("attempt", {name: _column(getattr(row, name)) for name in COLUMNS["attempt"]})
             self._note(row.id, row.phase, row.created)
 
-    def step(self, attempt: str, phase: Phase, at: float, *, state: State | None = None, **values: Any) -> None:
+    def step(
+        self,
+        attempt: str,
+        phase: Phase,
+        at: float,
+        *,
+        state: State | None = None,
+        of_run: State | None = None,
+        **values: Any,
+    ) -> None:
         """Move an attempt to a phase, and with it the run to a state, and note when; `values` are columns to set."""
         with self._transaction():
             self._update("attempt", attempt, {"phase": phase, **values})
             self._note(attempt, phase, at)
             if state is not None:
-                self._set_state(attempt, state, state, {})
+                self._set_state(attempt, state, of_run or state, {})
+
+    def note(self, attempt: str, name: str, at: float) -> None:
+        """Note that something was begun for an attempt which leaves its phase as it is."""
+        with self._transaction():
+            self._note(attempt, name, at)
 
     def observe(self, attempt: str, state: State, *, of_run: State | None = None, **values: Any) -> bool:
         """Record a state and say whether it counts: a terminal one is never overwritten.
@@ -145,6 +188,11 @@ class Journal:
         """Return a run's attempts in the order in which they were made."""
         rows = self._ask("SELECT * FROM attempt WHERE run = ? ORDER BY number, rowid", (run,))
         return [attempt_row(self._checked("attempt", row)) for row in rows]
+
+    def choices(self, run: str) -> list[ChoiceRow]:
+        """Return the places at which a run may be met, in order; none for one that was asked for at one place."""
+        rows = self._ask("SELECT * FROM choice WHERE run = ? ORDER BY at", (run,))
+        return [choice_row(self._checked("choice", row)) for row in rows]
 
     def attempt(self, id: str) -> AttemptRow:  # noqa: A002
         """Return the attempt of this id."""
@@ -181,6 +229,7 @@ class Journal:
         with self._transaction():
             self._db.execute("DELETE FROM step WHERE attempt IN (SELECT id FROM attempt WHERE run = ?)", (run,))
             self._db.execute("DELETE FROM attempt WHERE run = ?", (run,))
+            self._db.execute("DELETE FROM choice WHERE run = ?", (run,))
             self._db.execute("DELETE FROM run WHERE id = ?", (run,))
 
     def steps(self, attempt: str) -> list[StepRow]:

@@ -205,7 +205,7 @@ def _take_out(fields: dict[str, Any], path: str) -> Any:
 def _sources(row: RunRow, attempts: list[AttemptRow]) -> list[dict[str, Any]]:
     """Return what `data` and `validation` may be: the user's files, then the copies of what was sent."""
     made: list[dict[str, Any]] = []
-    told = {name: row.job[name] for name in ("data", "validation") if name in row.job}
+    told: dict[str, Any] = {name: row.job[name] for name in ("data", "validation") if name in row.job}
     if _is_here(told.get("data")) and _is_here(told.get("validation", 0.1)):
         made.append(_absolute_all(told))
     sent = {file["name"]: file["path"] for file in (attempts[-1].files if attempts else [])}

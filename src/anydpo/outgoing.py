@@ -21,8 +21,11 @@ Name: TypeAlias = Literal["train", "validation", "sft"]
 SOURCES = ".sources"
 
 
-def write_files(prepared: Prepared, home: Path) -> list[DataFile]:
-    """Write what the plan sends and return each file; beside it stands, line by line, where its rows came from."""
+def write_files(prepared: Prepared, home: Path, run: str | None = None) -> list[DataFile]:
+    """Write what the plan sends and return each file; beside it stands, line by line, where its rows came from.
+
+    `run` is the run that they are written for, where it is not the plan's own.
+    """
     folder = home / "staged"
     folder.mkdir(parents=True, exist_ok=True)
     parts: list[tuple[Name, Iterable[tuple[bytes, str]]]] = [
@@ -35,7 +38,7 @@ def write_files(prepared: Prepared, home: Path) -> list[DataFile]:
         parts.append(("sft", _chat_lines(Path(prepared.job.sft.data), meta=own)))
     elif "sft" in prepared.plan.stages:  # a job of its own there, which cannot read the file of pairs
         parts.append(("sft", _chosen_lines(prepared.train)))
-    return [_write(folder, f"{prepared.run_id}.{name}", name, lines) for name, lines in parts]
+    return [_write(folder, f"{run or prepared.run_id}.{name}", name, lines) for name, lines in parts]
 
 
 def explain(found: Examined, file: DataFile) -> DataInvalid:

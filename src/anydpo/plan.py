@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from anydpo.job import LoRA, PreferenceJob, datasets_of
 from anydpo.provider import Capabilities, DataSummary, Plan, Provider, Tuning
 from anydpo.registry import provider, split_place
 from anydpo.settings import applied
+from anydpo.start import FIELD, start_of
 
 if TYPE_CHECKING:
     from anydpo.data.dataset import PreferenceDataset
@@ -38,6 +40,23 @@ class Prepared:
         job = job_fingerprint(self.job, self.plan.place, self.train.fingerprint, held_out, self.contents)
         return job if self.tuning is None else tuning_fingerprint(job, self.tuning.model_dump(mode="json"))
 
+    @cached_property
+    def counted(self) -> Plan:
+        """The plan, made again with the data counted in the model's own tokens where a tokenizer of it is here."""
+        from anydpo.data.counting import count
+
+        known = count(self.train, self.plan.model)
+        if known is None:
+            return self.plan
+        tokens = {"prompt": known.prompt, "chosen": known.chosen, "rejected": known.rejected}
+        if self.validation is not None and (held_out := count(self.validation, self.plan.model)) is not None:
+            tokens["validation"] = 2 * held_out.prompt + held_out.chosen + held_out.rejected
+        data = summarise(self.train, self.validation).model_copy(update={"tokens": tokens, "counted": known.how})
+        start = start_of(self.job.start_from, self.provider.name)
+        told = self.job.model_copy(update={FIELD: start.model}) if start and start.model else self.job
+        again = self.provider.plan(told, data, split_place(self.plan.place)[1])
+        return self.plan.model_copy(update={"filled": {**self.plan.filled, **again.filled}})
+
     @property
     def run_id(self) -> str:
         """The id of this request."""
@@ -59,8 +78,19 @@ def check(job: PreferenceJob, place: str) -> Plan:
     return prepare(job, place).plan
 
 
-def prepare(job: PreferenceJob, place: str) -> Prepared:
-    """Read the data, ask the provider for its plan, and add what the core checks for every provider."""
+def prepare_all(job: PreferenceJob, places: Sequence[str]) -> list[Prepared]:
+    """Return the job prepared for each of these places; its data is read once."""
+    data = datasets_of(applied(job))
+    return [prepare(job, place, data) for place in places]
+
+
+def prepare(
+    job: PreferenceJob, place: str, data: tuple[PreferenceDataset, PreferenceDataset | None] | None = None
+) -> Prepared:
+    """Read the data, ask the provider for its plan, and add what the core checks for every provider.
+
+    `data` is what the job names, for a caller who has read it already.
+    """
     job = applied(job)
     name, route = split_place(place)
     chosen = provider(name)
@@ -69,13 +99,19 @@ def prepare(job: PreferenceJob, place: str) -> Prepared:
             f"{name} has no route {route!r}",
             hint=f"one of {', '.join(f'{name}/{r}' for r in chosen.capabilities if r)}",
         )
-    train, validation = datasets_of(job)
-    plan = chosen.plan(job, summarise(train, validation), route)
+    train, validation = data or datasets_of(job)
+    start = start_of(job.start_from, name)
+    told = job.model_copy(update={FIELD: start.model}) if start and start.model else job
+    plan = chosen.plan(told, summarise(train, validation), route)
     _, route = split_place(plan.place)
+    if start and (against := start.against(plan)):
+        others = [problem for problem in plan.problems if problem.field != FIELD]
+        plan = plan.model_copy(update={"problems": (*others, against)})
     problems, ignored = _not_honoured(job, chosen.capabilities[route or ""], train)
     problems += [problem for pairs in (train, validation) if pairs is not None for problem in _unwritable(pairs, plan)]
     plan = plan.model_copy(update={"problems": (*plan.problems, *problems), "ignored": (*plan.ignored, *ignored)})
-    return Prepared(job, chosen, plan, train, validation, _contents(job))
+    contents = {**_contents(job), **({FIELD: start.identity} if start else {})}
+    return Prepared(job, chosen, plan, train, validation, contents)
 
 
 def summarise(train: PreferenceDataset, validation: PreferenceDataset | None) -> DataSummary:

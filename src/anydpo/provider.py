@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -112,6 +113,10 @@ class DataSummary(Part):
     features: dict[str, int] = {}
     prompt_characters: int = 0
     answer_characters: int = 0
+    tokens: dict[str, int] = Field(
+        default={}, description="if counted: of all prompts, chosen and rejected answers, and validation pairs"
+    )
+    counted: str | None = Field(default=None, description="how they were counted")
 
 
 class Plan(Part):
@@ -128,6 +133,7 @@ class Plan(Part):
     effective: dict[str, Any] = {}
     requests: tuple[Request, ...] = ()
     sandbox: bool = Field(default=False, description="the endpoint is a rehearsal on this machine")
+    device: Literal["cpu", "gpu"] | None = Field(default=None, description="of this machine, where it trains here")
     stages: tuple[Literal["sft", "dpo"], ...] = Field(
         default=("dpo",), description="the jobs that the provider has to be given one after the other"
     )
@@ -135,6 +141,7 @@ class Plan(Part):
     filled: dict[str, str] = Field(
         default={}, description="placeholder → what is known by now: `sft_model` once that stage is done"
     )
+    most_usd: float | None = Field(default=None, description="what the user's cap leaves for all stages together")
 
     @property
     def ok(self) -> bool:
@@ -151,6 +158,7 @@ class Quote(Part):
 
     cost: Cost
     tokens: int | None = None
+    seconds: float | None = Field(default=None, description="of training, where that is known before it begins")
     assumptions: tuple[str, ...] = ()
 
 
@@ -284,6 +292,22 @@ class CanDiagnose(Protocol):
         ...
 
 
+class Ending(Part):
+    """The last day of a model or of a service."""
+
+    what: str
+    day: date
+
+
+@runtime_checkable
+class KnowsEnds(Protocol):
+    """A provider that knows as data when its service and its models end."""
+
+    def ends(self, model: str | None) -> tuple[Ending, ...]:
+        """Return what ends for whoever uses this model, or one that was tuned from it; asks nobody."""
+        ...
+
+
 @runtime_checkable
 class CanResume(Protocol):
     """A provider whose interrupted jobs go on when told to."""
@@ -299,6 +323,27 @@ class CanPause(Protocol):
 
     def pause(self, ref: JobRef) -> None:
         """Let a running job wait at its next checkpoint."""
+        ...
+
+
+@runtime_checkable
+class LimitsTime(Protocol):
+    """A provider that bills by the hour and stops a job after a time that is sent with it."""
+
+    def limited(self, plan: Plan, usd: float) -> Plan:
+        """Return the plan of a job that is stopped before it has cost so much; where no price is known, the same."""
+        ...
+
+
+@runtime_checkable
+class TriesOut(Protocol):
+    """A provider that trains on this machine, and can try how long a job will take."""
+
+    def try_out(self, plan: Plan, sample: DataFile, times: float) -> Quote:
+        """Return tokens and seconds of a job, by carrying out its first steps.
+
+        `sample` holds some of the pairs that it trains on; all of them are `times` as much.
+        """
         ...
 
 
@@ -400,9 +445,27 @@ class CanImport(Protocol):
 
 
 @runtime_checkable
+class KnowsReference(Protocol):
+    """A provider that can name the model that a run's DPO was held to, as the trainer loads it."""
+
+    def reference(self, ref: JobRef) -> str | None:
+        """Return a folder or a model's id, None where it is the base that the run's adapter names."""
+        ...
+
+
+@runtime_checkable
 class CanTake(Protocol):
     """A provider that makes a job of a folder in which another trainer has worked."""
 
     def take(self, folder: Path) -> JobRef:
         """Return the job; the same folder again is the same job. Raises `DataInvalid` for any other folder."""
+        ...
+
+
+@runtime_checkable
+class FetchesAdapters(Protocol):
+    """A provider whose `fetch` merges, and that can give the adapter alone too."""
+
+    def fetch_adapter(self, ref: JobRef, folder: Path, checkpoint: int | None = None) -> tuple[Artifact, ...]:
+        """Bring the adapter's weights into a folder; raises `RunFailed` where the run has none."""
         ...

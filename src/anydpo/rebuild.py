@@ -12,7 +12,7 @@ from typing import Any
 from anydpo.errors import AnyDPOError, JournalError
 from anydpo.journal import MARKER, NAME, Journal, checksum
 from anydpo.provider import CanList, JobRef, Plan, Provider
-from anydpo.records import FOUND, AttemptRow, RunRow, attempt_row, run_row
+from anydpo.records import FOUND, AttemptRow, RunRow, attempt_row, choice_row, run_row
 from anydpo.registry import installed, provider
 
 
@@ -53,11 +53,12 @@ def _put_aside(home: Path) -> Path | None:
 def _keep(damaged: Path, journal: Journal) -> None:
     """Copy every whole row, a run before its attempts."""
     known: set[str] = set()
+    choices = [choice_row(row) for row in _whole_rows(damaged, "choice")]
     for row in _whole_rows(damaged, "run"):
         run = run_row(row)
         if run.id not in known:
             known.add(run.id)
-            journal.add_run(run)
+            journal.add_run(run, [choice for choice in choices if choice.run == run.id])
     seen: set[str] = set()
     for row in _whole_rows(damaged, "attempt"):
         attempt = attempt_row(row)

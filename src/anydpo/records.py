@@ -30,6 +30,7 @@ class RunRow:
     fingerprint: str
     data: dict[str, Any]
     state: State
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,24 @@ class AttemptRow:
     finished: float | None = None
 
 
+@dataclass(frozen=True)
+class ChoiceRow:
+    """One place of a run that may go on elsewhere: what would be sent there, and on which terms.
+
+    `skipped` says why the place is passed over; `terms` are those of `anydpo.chain.Terms`, with the price here.
+    """
+
+    id: str
+    run: str
+    at: int
+    place: str
+    fingerprint: str
+    plan: dict[str, Any]
+    files: list[dict[str, Any]]
+    terms: dict[str, Any]
+    skipped: dict[str, Any] | None = None
+
+
 class StepRow(NamedTuple):
     """When an attempt came to a phase."""
 
@@ -66,7 +85,7 @@ class StepRow(NamedTuple):
     at: float
 
 
-COLUMNS = {"attempt": tuple(AttemptRow.__dataclass_fields__)}
+COLUMNS = {"attempt": tuple(AttemptRow.__dataclass_fields__), "choice": tuple(ChoiceRow.__dataclass_fields__)}
 _PARSED = ("plan", "files", "staged", "error", "result")
 
 
@@ -77,7 +96,15 @@ def run_row(row: sqlite3.Row) -> RunRow:
         job=json.loads(row["job"]),
         data=json.loads(row["data"]),
         state=State(row["state"]),
+        group=row["group_id"],
     )
+
+
+def choice_row(row: sqlite3.Row) -> ChoiceRow:
+    """Return a choice as the journal has it."""
+    values: dict[str, Any] = {name: row[name] for name in COLUMNS["choice"]}
+    values |= {name: json.loads(row[name]) for name in ("plan", "files", "terms")}
+    return ChoiceRow(**{**values, "skipped": json.loads(row["skipped"]) if row["skipped"] else None})
 
 
 def attempt_row(row: sqlite3.Row) -> AttemptRow:

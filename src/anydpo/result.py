@@ -74,6 +74,7 @@ class Data(Part):
     """What went in. `skipped` counts rows by reason, the ones the trainer had to leave out included."""
 
     fingerprint: str | None = None
+    validation_fingerprint: str | None = None
     train_pairs: int | None = None
     validation_pairs: int | None = None
     skipped: dict[str, int] = {}
@@ -112,6 +113,57 @@ class Sample(Part):
     prompt: str
     base: str | None = None
     tuned: str | None = None
+
+
+class Estimate(Part):
+    """A figure with its 95 % interval; null where none can be given."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Reliability(Part):
+    """Pairs of like confidence: how sure the model was of its choice on average, and how often it was right."""
+
+    low: float
+    high: float
+    pairs: int
+    confidence: float
+    accuracy: float
+
+
+class Slice(Part):
+    """The same figures for a part of the pairs: `by` is length or source, `name` which part."""
+
+    by: str
+    name: str
+    pairs: int
+    metrics: dict[str, Estimate]
+
+
+class Evaluation(Part):
+    """One measurement of a run's model by us, on pairs given by the user: never the provider's own numbers.
+
+    `pairs`: from the weights, under `measured/`. `judge`: completions shown to a judge, under `judge/`. `data` is the
+    fingerprint of the pairs, `rows` the file with one line a pair.
+    """
+
+    kind: Literal["pairs", "judge"]
+    data: str
+    files: tuple[str, ...] = ()
+    pairs: int
+    skipped: dict[str, int] = {}
+    by: str
+    provider_job_id: str | None = None
+    reference: str | None = None
+    settings: dict[str, Any] = {}
+    metrics: dict[str, Estimate] = {}
+    calibration: tuple[Reliability, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    rows: str | None = None
+    when: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Artifact(Part):
@@ -175,7 +227,7 @@ class Result(Part):
     method: Method = Field(default_factory=Method)
     stages: tuple[Stage, ...] = ()
     metrics: Metrics = Field(default_factory=Metrics)
-    evaluations: tuple[dict[str, Any], ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
     samples: tuple[Sample, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     usage: Usage = Field(default_factory=Usage)

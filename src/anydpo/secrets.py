@@ -17,3 +17,12 @@ def masked(value: Any, name: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [masked(item, name) for item in value]
     return MASK if NAMES.search(name) and isinstance(value, str) and value and not value.startswith("${") else value
+
+
+class Secret(str):
+    """A credential that is sent as it is and looks like `***` wherever a log shows what was sent."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"

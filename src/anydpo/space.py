@@ -22,7 +22,7 @@ NOT_VARIED = {
     "tags": "they change nothing that is trained",
     "allow_ignored": "it changes nothing that is trained",
 }
-MOST_COMBINATIONS = 10_000
+MOST_COMBINATIONS, MOST_CHECKED = 10_000, 500
 
 
 def parse(given: Mapping[str, Any]) -> Space:
@@ -90,6 +90,26 @@ def extremes(space: Space) -> list[dict[str, Any]]:
     ends = {name: (varied.low, varied.high) if isinstance(varied, Range) else varied for name, varied in space.items()}
     one_at_a_time = [{name: value} for name, values in ends.items() for value in values]
     return [*one_at_a_time, {name: values[-1] for name, values in ends.items()}]
+
+
+def check(job: PreferenceJob, space: Space) -> None:
+    """Raise `JobInvalid` for a value that the job refuses whatever the other fields are."""
+    every = (combinations(space) or [])[:MOST_CHECKED]
+    for values in extremes(space):
+        try:
+            with_values(job, values)
+        except JobInvalid:
+            with_it = [each for each in every if all(each[name] == value for name, value in values.items())]
+            if not any(_is_valid(job, each) for each in with_it) and len(values) == 1:
+                raise
+
+
+def _is_valid(job: PreferenceJob, values: Mapping[str, Any]) -> bool:
+    try:
+        with_values(job, values)
+    except JobInvalid:
+        return False
+    return True
 
 
 def with_values(job: PreferenceJob, values: Mapping[str, Any]) -> PreferenceJob:

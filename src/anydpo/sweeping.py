@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from anydpo import space as spaces
@@ -24,6 +25,7 @@ from anydpo.errors import (
     Problem,
     ProviderMissing,
 )
+from anydpo.fanout import at_once
 from anydpo.handle import Run, send
 from anydpo.home import home
 from anydpo.identity import sweep_id
@@ -32,7 +34,7 @@ from anydpo.journal import journal_of
 from anydpo.plan import Prepared, prepare
 from anydpo.provider import CanTune, Tuning
 from anydpo.registry import split_place
-from anydpo.result import Cost, Error, Result, State
+from anydpo.result import Error, Result, State
 from anydpo.secrets import masked
 from anydpo.spend import hold_to, is_free, price_of
 from anydpo.suggest import Tried, suggest
@@ -86,8 +88,7 @@ def prepare_sweep(
     problems = [*_counts(trials, parallel, goal), *_not_comparable(job, varied, metric)]
     if problems:
         raise JobInvalid.of(problems)
-    for values in spaces.extremes(varied):
-        spaces.with_values(job, values)
+    spaces.check(job, varied)
     base = prepare(job, place).or_raise()
     if parallel is None:
         parallel = 1 if is_free(base) and not base.plan.sandbox else PARALLEL
@@ -113,7 +114,7 @@ class Sweeping:
             **tuning.model_dump(include={"metric", "goal", "seed"}),
         }
         self.id = sweep_id(base.fingerprint, base.plan.place, base.plan.target, search)
-        self._search = search
+        self._search, self._data = search, (base.train, base.validation)  # read once for all trials
 
     def run(
         self,
@@ -127,8 +128,7 @@ class Sweeping:
         tell = on_trial or (lambda _trial: None)
         if native:
             return self._by_the_providers_tuner(max_cost_usd, allow_unknown_price, tell)
-        kept = self._kept()
-        self._hold_to(max_cost_usd, allow_unknown_price, self.tuning.trials - len(kept))
+        self._hold_to(max_cost_usd, allow_unknown_price)
         done: list[Trial] = []
         results: dict[int, Result] = {}
         notes: list[str] = []
@@ -150,17 +150,18 @@ class Sweeping:
 
     def price(self) -> tuple[float | None, int]:
         """Return what the trials that are not made yet may cost together in USD, and how many they are."""
-        left = self.tuning.trials - len(self._kept())
+        left = self.tuning.trials - len(self._made())
         if is_free(self.base):
             return 0.0, left
         quotes = [price_of(one) for one in self._dearest()]
         known = [quote.cost.amount for quote in quotes if quote is not None]
         return (max(known) * left if len(known) == len(quotes) else None), left
 
-    def _kept(self) -> list[dict[str, Any]]:
-        """Return the trials that were recorded, in order."""
+    def _made(self) -> list[str]:
+        """Return the runs of the trials that were sent; one that is only recorded is still to be paid for."""
         found = self._journal.group(self.id)
-        return list(found["trials"])[: self.tuning.trials] if found else []
+        kept = found["trials"][: self.tuning.trials] if found else []
+        return [trial["run"] for trial in kept if trial["run"]]
 
     def _values(self, numbers: Sequence[int], done: Sequence[Trial]) -> list[dict[str, Any]]:
         """Return the values of these trials: as they were recorded, or chosen now and recorded before anything is."""
@@ -187,28 +188,17 @@ class Sweeping:
         self, first: int, values: Sequence[dict[str, Any]], cap: _Cap, allow_unknown_price: bool, tell: Told
     ) -> list[tuple[Trial, Result | None]]:
         """Make these trials at the same time and return each with its result, where it has one."""
-        made: dict[int, tuple[Trial, Result | None]] = {}
-        failed: list[Exception] = []
-
-        def make(number: int) -> None:
-            try:
-                made[number] = self._make(number, values[number - first], cap, allow_unknown_price, tell)
-            except Exception as exc:
-                failed.append(exc)
-
-        numbers = range(first, first + len(values))
-        if len(numbers) == 1:
-            make(first)
-        else:
-            threads = [threading.Thread(target=make, args=(number,), daemon=True) for number in numbers]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(timeout=0.2)  # so that Ctrl-C is noticed
-        if failed:
-            raise failed[0]
-        return [made[number] for number in numbers]
+        tasks = [
+            partial(self._make, number, each, cap, allow_unknown_price, tell)
+            for number, each in enumerate(values, first)
+        ]
+        if len(tasks) == 1:
+            return [tasks[0]()]
+        made = at_once(tasks)
+        for found in made:
+            if isinstance(found, Exception):
+                raise found
+        return [found for found in made if not isinstance(found, Exception)]
 
     def _make(
         self, number: int, values: dict[str, Any], cap: _Cap, allow_unknown_price: bool, tell: Told
@@ -219,7 +209,7 @@ class Sweeping:
         try:
             job = spaces.with_values(self.base.job, values)
             name = f"{job.name or f'sweep-{self.id[:4]}'}-{number}"
-            prepared = prepare(job.replace(name=name), self.place).or_raise()
+            prepared = prepare(job.replace(name=name), self.place, self._data).or_raise()
             limit = cap.share(prepared)
             (run,) = send([prepared], max_cost_usd=limit, allow_unknown_price=allow_unknown_price)
             self._belongs(number, run.id)
@@ -272,24 +262,21 @@ class Sweeping:
         """Return the trials at the ends of the space, one of which costs as much as any."""
         made = []
         for values in spaces.extremes(self.tuning.space):
-            one = prepare(spaces.with_values(self.base.job, values), self.place)
+            one = prepare(spaces.with_values(self.base.job, values), self.place, self._data)
             if one.plan.ok:
                 made.append(one)
         return made or [self.base]
 
-    def _hold_to(self, cap: float | None, allow_unknown_price: bool, left: int) -> None:
+    def _hold_to(self, cap: float | None, allow_unknown_price: bool) -> None:
         """Raise `CapExceeded`, before anything is sent, if the trials still to make may cost more than the cap."""
+        made = self._made()
+        left = self.tuning.trials - len(made)
         if cap is None or is_free(self.base) or left <= 0:
             return
-        spent = sum(cost.amount for cost in self._paid().values())
+        costs = [cost_of(Run(run).result()) for run in made]
+        spent = sum(cost.amount for cost in costs if cost is not None)
         for one in self._dearest():
             hold_to(cap - spent, [one] * left, allow_unknown_price=allow_unknown_price)
-
-    def _paid(self) -> dict[str, Cost]:
-        """Return what the recorded trials have cost, by run."""
-        runs = [trial["run"] for trial in self._kept() if trial["run"]]
-        costs = {run: cost_of(Run(run).result()) for run in runs}
-        return {run: cost for run, cost in costs.items() if cost is not None}
 
     def _shares(self, cap: float | None, done: Sequence[Trial], now: int) -> _Cap:
         if cap is None:

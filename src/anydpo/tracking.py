@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from anydpo.errors import Invalid, ProviderMissing
+from anydpo.errors import AnyDPOError, Invalid, ProviderMissing
 from anydpo.provider import Event
 from anydpo.result import Notice, Result
 
@@ -55,12 +55,29 @@ class Sinks:
 
     def told(self, run: Run, events: Iterator[Event]) -> Iterator[Event]:
         """Yield the events, telling each sink of them; a sink that fails is an event of its own."""
-        yield from self._each("begin", run)
+        yield from self.begin(run)
         for event in events:
-            yield from self._each("event", run, event)
+            yield from self.event(run, event)
             yield event
-        if self._sinks:
-            yield from self._each("end", run, run.result())
+        yield from self.end(run)
+
+    def begin(self, run: Run) -> Iterator[Event]:
+        """Tell each sink that the run is watched, and yield an event for each that fails."""
+        return self._each("begin", run)
+
+    def event(self, run: Run, event: Event) -> Iterator[Event]:
+        """Tell each sink of an event, and yield one for each that fails."""
+        return self._each("event", run, event)
+
+    def end(self, run: Run) -> Iterator[Event]:
+        """Tell each sink that the run has ended or paused, and yield an event for each that fails."""
+        if not self._sinks:
+            return
+        try:
+            result = run.result()
+        except AnyDPOError:  # the place cannot be asked now
+            result = run.known()
+        yield from self._each("end", run, result)
 
     def _each(self, method: str, run: Run, *more: Event | Result) -> Iterator[Event]:
         for sink in list(self._sinks):

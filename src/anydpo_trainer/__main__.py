@@ -1,4 +1,4 @@
-"""`python -m anydpo_trainer train|evaluate|generate CONFIG.json --out DIR`, alone or under `torchrun`."""
+"""`python -m anydpo_trainer train|evaluate|generate|merge CONFIG.json --out DIR`, alone or under `torchrun`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from anydpo_trainer import __version__, folder, memory
-from anydpo_trainer.config import Config, ConfigError, Evaluation, Generation, read_json
+from anydpo_trainer.config import Config, ConfigError, Evaluation, Generation, Merge, read_json
 from anydpo_trainer.errors import TrainerError
 
 log = logging.getLogger("anydpo_trainer")
 
-KINDS: dict[str, Any] = {"train": Config, "evaluate": Evaluation, "generate": Generation}
+KINDS: dict[str, Any] = {"train": Config, "evaluate": Evaluation, "generate": Generation, "merge": Merge}
 DONE, FAILED, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -76,8 +76,9 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     try:
         _make_models(config)
         world = World.join()
-        device = models.pick_device(config.device, world.local_rank)
-        engine = Engine(device, models.pick_dtype(config.dtype, device), world, stop_asked=stop.asked)
+        device = models.pick_device(getattr(config, "device", "cpu"), world.local_rank)
+        dtype = models.pick_dtype(getattr(config, "dtype", "auto"), device)
+        engine = Engine(device, dtype, world, stop_asked=stop.asked)
         found = COMMANDS[command](config, out, engine)
         status, result = DONE, {"state": "succeeded", "error": None, **found}
     except Stopped as stopped:
@@ -112,7 +113,7 @@ def _make_models(config: Any) -> None:
     """
     from anydpo_trainer import model as models
 
-    if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, Generation):
+    if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, (Generation, Merge)):
         return
     models.start_of(getattr(config, "start_from", None), config.model, _cache(config), config.seed)
     if config.ref_model is not None:
@@ -137,7 +138,13 @@ def _generate(config: Generation, out: Path, engine: Any) -> dict[str, Any]:
     return {"samples": generate(config, out, engine, _cache(config))}
 
 
-COMMANDS: dict[str, Any] = {"train": _train, "evaluate": _evaluate, "generate": _generate}
+def _merge(config: Merge, out: Path, engine: Any) -> dict[str, Any]:
+    from anydpo_trainer.merge import merge
+
+    return merge(config, out, engine, _cache(config))
+
+
+COMMANDS: dict[str, Any] = {"train": _train, "evaluate": _evaluate, "generate": _generate, "merge": _merge}
 
 
 def _already_done(out: Path) -> bool:

@@ -97,6 +97,9 @@ RANGES: dict[str, Range] = {
     "adam_beta1": Range(0, 1, open_high=True),
     "adam_beta2": Range(0, 1, open_high=True),
     "adam_epsilon": POSITIVE,
+    # a measurement
+    "kl_prompts": Range(0),
+    "kl_tokens": COUNT,
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -461,6 +464,8 @@ class Evaluation:
     chat_template: str = "auto"
     dtype: str = "auto"
     prefix_sharing: bool = True
+    kl_prompts: int = 0  # prompts to which the model writes answers, over which its divergence is measured
+    kl_tokens: int = 64  # tokens of such an answer at most
     device: str = "auto"
     seed: int = 0
     cache_dir: str | None = None
@@ -500,6 +505,25 @@ class Generation:
         if problems:
             raise ConfigError(problems)
         return typing.cast("Generation", made)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """An adapter to be put into its base model's weights."""
+
+    adapter: str
+    base: str | None = None  # default: what the adapter names
+    seed: int = 0
+    cache_dir: str | None = None
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Merge:
+        """Return the configuration, or raise `ConfigError` naming every field that is wrong."""
+        problems: list[Problem] = []
+        made = _parse(cls, given, "", problems)
+        if problems:
+            raise ConfigError(problems)
+        return typing.cast("Merge", made)
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str | None:

@@ -13,11 +13,12 @@ import torch
 from anydpo_trainer import model as models
 from anydpo_trainer.batch import Encoded
 from anydpo_trainer.config import Evaluation, Method
+from anydpo_trainer.divergence import chosen, diverge
 from anydpo_trainer.dpo import concatenate
 from anydpo_trainer.engine import IDLE, Engine
 from anydpo_trainer.errors import TrainerError
 from anydpo_trainer.fast.choose import choose
-from anydpo_trainer.folder import PAIRS
+from anydpo_trainer.folder import DIVERGENCE, PAIRS
 from anydpo_trainer.logprobs import pair_scores
 from anydpo_trainer.losses import Scores, pair_losses, rewards
 from anydpo_trainer.metrics import PAIR_METRICS, TOKEN_METRICS, Sums, add_pairs, add_tokens
@@ -100,29 +101,40 @@ def _rows(pairs: Sequence[Encoded], scores: Scores, method: Method) -> list[dict
 
 
 def evaluate(config: Evaluation, out: Path, engine: Engine, cache: Path) -> dict[str, Any]:
-    """Measure one model folder on a file of pairs; leaves `out/pairs.jsonl` and returns the result's fields."""
+    """Measure one model folder on a file of pairs; leaves `out/pairs.jsonl` and returns the result's fields.
+
+    With `kl_prompts` the divergence from the reference is measured too, and its rows are in `out/divergence.jsonl`.
+    """
     folder = models.folder_of(config.model, cache, config.seed)
     known = models.load_config(folder)
     limit = config.max_length or models.context_length(known)
-    encoder = Encoder(models.load_tokenizer(folder), config.chat_template, limit, config.truncation)
+    tokenizer = models.load_tokenizer(folder)
+    encoder = Encoder(tokenizer, config.chat_template, limit, config.truncation)
     pairs = list(encoder.pairs(read_rows(config.data)))
     if not pairs:
         raise TrainerError("no_pairs", f"{config.data}: no pair can be measured")
     policy = models.load_model(folder, engine.dtype, engine.device)
-    choose(policy, pairs, engine, wanted=config.prefix_sharing)
     reference = _reference(config, policy, engine, cache)
-    metrics, rows = measure(policy, pairs, config.method, engine, reference, config.micro_batch_size)
+    drawn: list[dict[str, Any]] = []
+    if reference is not None and config.kl_prompts:  # before the fast path changes how the model attends
+        engine.seed(config.seed, "divergence")
+        prompts = chosen([list(pair.prompt) for pair in pairs], config.kl_prompts)
+        drawn = diverge(policy, reference, tokenizer, prompts, engine, config.kl_tokens)
+    choose(policy, pairs, engine, wanted=config.prefix_sharing)
+    given = no_reference if reference is None else with_every_batch(reference, config.method, engine)
+    metrics, rows = measure(policy, pairs, config.method, engine, given, config.micro_batch_size)
     if engine.world.first:
         write_rows(rows, out / PAIRS)
+        write_rows(drawn, out / DIVERGENCE)
     return {
         "metrics": metrics,
         "data": {"pairs": len(pairs), "skipped": dict(encoder.refused.counts), "skipped_rows": encoder.refused.rows},
     }
 
 
-def _reference(config: Evaluation, policy: Any, engine: Engine, cache: Path) -> ReferenceLogps:
+def _reference(config: Evaluation, policy: Any, engine: Engine, cache: Path) -> models.Reference | None:
     if not config.method.needs_reference:
-        return no_reference
+        return None
     separate = None
     if config.ref_model is not None:
         folder = models.folder_of(config.ref_model, cache, config.seed)
@@ -131,4 +143,4 @@ def _reference(config: Evaluation, policy: Any, engine: Engine, cache: Path) -> 
         raise TrainerError(
             "no_reference", f"{config.model} is a whole model: what is its reference?", "set ref_model to its start"
         )
-    return with_every_batch(models.Reference(policy, separate), config.method, engine)
+    return models.Reference(policy, separate)

@@ -17,6 +17,7 @@ from typing import IO, Any
 from anydpo_trainer.errors import TrainerError
 
 LOCK, STOP, RESULT, METRICS, PAIRS = "lock", "stop", "result.json", "metrics.jsonl", "pairs.jsonl"
+DIVERGENCE = "divergence.jsonl"
 
 
 @contextlib.contextmanager

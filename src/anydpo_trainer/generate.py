@@ -34,7 +34,10 @@ def generate(config: Generation, out: Path, engine: Engine, cache: Path) -> int:
         prompts = [encoder.prompt(row["prompt"], row.get("tools")) for row in rows]
         for at in range(0, len(prompts), config.batch_size):
             engine.check_stop()
-            texts = _batch(model, tokenizer, prompts[at : at + config.batch_size], config, engine, at)
+            engine.seed(config.seed, "generate", at)
+            batch = prompts[at : at + config.batch_size]
+            ids = draw(model, tokenizer, batch, engine, tokens=config.max_new_tokens, temperature=config.temperature)
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
             made += [{"model": name, "prompt": at + i, "text": text} for i, text in enumerate(texts)]
             engine.say_progress(f"completions by {Path(name).name}", at + len(texts), len(prompts))
         del model
@@ -44,25 +47,26 @@ def generate(config: Generation, out: Path, engine: Engine, cache: Path) -> int:
     return len(made)
 
 
-def _batch(
-    model: Any, tokenizer: Any, prompts: list[list[int]], config: Generation, engine: Engine, place: int
-) -> list[str]:
+def draw(
+    model: Any, tokenizer: Any, prompts: list[list[int]], engine: Engine, *, tokens: int, temperature: float = 1.0
+) -> list[list[int]]:
+    """Return the ids that a model writes after each prompt, its end token included where it came to an end."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    engine.seed(config.seed, "generate", place)
     how: dict[str, Any] = {"do_sample": False}
-    if config.temperature > 0:
-        how = {"do_sample": True, "temperature": config.temperature, "top_k": 0, "top_p": 1.0}
+    if temperature > 0:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    end = tokenizer.eos_token_id
     with torch.no_grad(), engine.precision():
         output = model.generate(
             input_ids=ids.to(engine.device),
             attention_mask=mask.to(engine.device),
-            max_new_tokens=config.max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            max_new_tokens=tokens,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end,
+            eos_token_id=end,
             use_cache=True,
             **how,
         )
-    texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return texts
+    rows: list[list[int]] = output[:, width:].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]

@@ -102,13 +102,18 @@ def load_model(folder: str, dtype: torch.dtype, device: torch.device, *, in_4bit
     how = _in_4bit(device) if in_4bit else {}
     model: Any = _from_pretrained(AutoModelForCausalLM, base or folder, dtype=dtype, **how)
     if base:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder)
+        model = with_adapter(model, folder)
     if not in_4bit:
         model.to(device)
     model.config.use_cache = False
     return model.eval()
+
+
+def with_adapter(model: Any, folder: str) -> Any:
+    """Return a model with the adapter in a folder."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder)
 
 
 def _in_4bit(device: torch.device) -> dict[str, Any]:

@@ -25,9 +25,8 @@ from tests.trainer.helpers import small_model
 Said = tuple[int, str, str]
 Run = Callable[..., Said]
 
-RESULT = json.loads(
-    (Path(__file__).parents[2] / "src" / "anydpo" / "schemas" / "result.schema.json").read_text("utf-8")
-)
+SCHEMAS = Path(__file__).parents[2] / "src" / "anydpo" / "schemas"
+RESULT, SAMPLED = (json.loads((SCHEMAS / f"{name}.schema.json").read_text("utf-8")) for name in ("result", "sample"))
 
 
 @pytest.fixture
@@ -113,6 +112,7 @@ def test_json_is_one_document_and_talk_goes_to_stderr(anydpo: Run, job: Path) ->
     listed = document(anydpo("list", "--json"))["runs"]
     assert [row["run"] for row in listed] == [found["run"]]
     sampled = document(anydpo("sample", found["run"], "--prompt", "Hi", "--max-tokens", "3", "--json"))
+    jsonschema.validate(sampled, SAMPLED)
     assert sampled["runs"][0]["samples"][0].keys() == {"prompt", "base", "tuned"}
     places = document(anydpo("providers", "--json"))["providers"]
     assert "local" in places

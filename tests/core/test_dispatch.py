@@ -10,7 +10,7 @@ import pytest
 
 import anydpo
 from anydpo import aio
-from anydpo.clock import Reads, retry_after
+from anydpo.clock import Reads, part, retry_after
 from anydpo.dispatch import Dispatch
 from anydpo.errors import CapExceeded, DataInvalid, QuotaExceeded, RunFailed, Unavailable
 from anydpo.journal import Journal
@@ -154,6 +154,29 @@ def test_reads_have_a_budget_and_full_jitter(clock: ManualClock) -> None:
         Reads(clock, budget=100, draw=lambda: 1.0)(ask)
     assert clock.slept == 0.5 + 1 + 2 + 4 + 8 + 16 + 32
     assert calls == 8
+
+
+def test_a_part_of_a_read_that_was_answered_is_not_asked_for_again() -> None:
+    asked: list[str] = []
+
+    def ask(name: str, fails: int) -> str:
+        asked.append(name)
+        if asked.count(name) <= fails:
+            raise Unavailable("busy")
+        return f"{name}{asked.count(name)}"
+
+    def whole() -> list[str]:
+        return [
+            part("job", lambda: ask("job", 0)),
+            part("log", lambda: ask("log", 2)),
+            part("end", lambda: ask("end", 1)),
+        ]
+
+    reads = Reads(ManualClock(), draw=lambda: 1.0)
+    assert reads(whole) == ["job1", "log3", "end2"]
+    assert asked == ["job", "log", "log", "log", "end", "end"]
+    assert reads(whole) == ["job2", "log4", "end3"]  # another read begins anew
+    assert whole() == ["job3", "log5", "end4"]  # as does whoever asks without the core
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ except JournalError as exc:
 """
 
 
-@pytest.mark.parametrize("room", [80_000, 110_000, 150_000])
+@pytest.mark.parametrize("room", [100_000, 130_000, 170_000])
 def test_a_full_disk_stops_before_anything_is_sent(tmp_path: Path, room: int) -> None:
     """What was sent before the disk was full stays known; of the run that met it, nothing or a key is known."""
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "home"), str(room)]

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 import anydpo_local.provider
-from anydpo import dispatch, journal, locks, outgoing, plan, watcher
+from anydpo import dispatch, fallback, journal, locks, outgoing, plan, sender, watcher
+from anydpo.chain import Chain, Terms, chain_of
 from anydpo.dispatch import Dispatch
-from anydpo.errors import OutcomeUnknown
+from anydpo.errors import AnyDPOError, OutcomeUnknown
 from anydpo.journal import Journal
 from anydpo.plan import Prepared, prepare
 from anydpo.registry import using
@@ -27,10 +28,11 @@ from anydpo.testing.kill import dies_at, tracing
 from anydpo.testing.memory import MemoryProvider
 from anydpo.testing.service import Service
 from tests.conformance.helpers import memory_job
+from tests.core.places import NAMES, Places
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL: run it on Linux or macOS")
 
-CORE = (dispatch, journal, watcher, outgoing, locks, plan)
+CORE = (dispatch, sender, fallback, journal, watcher, outgoing, locks, plan)
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -173,3 +175,65 @@ def test_killed_at_every_line_between_two_stages(tmp_path: Path, full: bool) -> 
         assert first["key"] != second["key"]
         assert second["body"]["model"] == f"tuned:{first['id']}"
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("scene", ["refused", "failed", "left"])
+def test_killed_at_every_line_of_a_fallback(scene: str, tmp_path: Path, full: bool) -> None:
+    """Three places: the first one or two say no, fail, or keep the job waiting; whoever is there takes the next step."""
+    modules = (*CORE, memory, services)
+
+    def world(folder: Path) -> tuple[Places, Chain]:
+        places = Places(ManualClock(), folder)
+        for service in (places.one, places.two, places.three):
+            service.set(queue=0.0, seconds=0.0)
+        places.two.script("create", "quota")
+        if scene == "refused":
+            places.one.script("create", "capacity")
+        elif scene == "failed":
+            places.one.set(ends="failed", code="provider_fault")
+        else:
+            places.one.set(queue=1e12)
+        with places.known():
+            return places, chain_of(memory_job(), NAMES, Terms(max_wait=1 if scene == "left" else None))
+
+    def carry_out(folder: Path, places: Places, chain: Chain) -> None:
+        """Submit and watch to the end, in a new process each time: all it knows is on the disk."""
+        at = Dispatch(Journal(folder / "home"), ManualClock(2_000_000_000.0))
+        with places.known():
+            list(at.watch(at.submit(chain).run))
+        at.journal.close()
+
+    places, chain = world(tmp_path / "0")
+    lines = count_lines(lambda: carry_out(tmp_path / "0", places, chain), modules)
+    every = lines // (500 if full else 10)
+    killed = 0
+    for last in range(1, lines + 1, every):
+        folder = tmp_path / str(last)
+        places, chain = world(folder)
+
+        def die(folder: Path = folder, places: Places = places, chain: Chain = chain, last: int = last) -> None:
+            with tracing(modules, dies_at(last)):
+                carry_out(folder, places, chain)
+
+        killed += in_child(die) == signal.SIGKILL
+        for _ in range(3):
+            try:
+                carry_out(folder, places, chain)
+                break
+            except AnyDPOError:  # the refusal of a place whose script the killed process had used up
+                continue
+        home = Journal(folder / "home")
+        assert home.run(chain.run_id).state is State.SUCCEEDED, last
+        made = [service.jobs() for service in (places.one, places.two, places.three)]
+        keys = [job["key"] for jobs in made for job in jobs]
+        assert len(keys) == len(set(keys)), last  # none twice
+        known = {attempt.provider_job_id for attempt in home.attempts(chain.run_id)}
+        assert {job["id"] for jobs in made for job in jobs} <= known, last  # none lost
+        states = [state for states in places.states() for state in states]
+        assert "queued" not in states, last  # nothing left running
+        assert "running" not in states, last
+        assert states.count("succeeded") == 1, last
+        home.close()
+        shutil.rmtree(folder)
+    assert killed >= lines // every - 1
+    print(f"\nfallback, {scene}: killed at {killed} of {lines} lines, 0 duplicates, 0 lost, nothing left running")  # noqa: T201

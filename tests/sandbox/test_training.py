@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import openai
 import pytest
 import zstandard
 from safetensors.numpy import load_file
 
+from anydpo.sandbox import server as serving
 from anydpo.sandbox.server import Sandbox, serve
 from anydpo.sandbox.training import Task, curve
 from tests.sandbox.conftest import chats, preferences
@@ -29,6 +32,38 @@ from tests.sandbox.test_openai import BASE, send
 from tests.sandbox.test_together import create as create_together
 from tests.sandbox.test_together import send as send_together
 
+ENDS = ("succeeded", "failed", "cancelled")
+SCHEMA = "schemas/sandbox.schema.json"
+PATIENCE = 120  # seconds: the trainer is a process, so this is real time
+
+
+class Heard(logging.Handler):
+    """What a sandbox of this process says of its jobs, kept until it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._lines: queue.Queue[str] = queue.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.put(record.getMessage())
+
+    def until(self, job: str, *kinds: str) -> str:
+        """Return the first of these things that happens to a job."""
+        while True:
+            name, _, kind = self._lines.get(timeout=PATIENCE).partition(" ")
+            if name == job and kind in kinds:
+                return kind
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    log, handler = logging.getLogger("anydpo.sandbox"), Heard()
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[Sandbox]:
@@ -36,16 +71,7 @@ def real() -> Iterator[Sandbox]:
         yield box
 
 
-def wait(look: Callable[[], str], ended: set[str]) -> str:
-    """Look until a job has ended; the trainer is a process, so this is real time."""
-    deadline = time.monotonic() + 120
-    while (state := look()) not in ended:
-        assert time.monotonic() < deadline, state
-        time.sleep(0.1)
-    return state
-
-
-def test_openai_and_azure_train_the_same_numbers(real: Sandbox, prefs: Path) -> None:
+def test_openai_and_azure_train_the_same_numbers(real: Sandbox, heard: Heard, prefs: Path) -> None:
     """The same data, hyperparameters and seed: the same metrics to the last digit, and DPO's first loss is ln 2."""
     hyper: Any = {"beta": 0.3, "batch_size": 8, "n_epochs": 2}
     found = []
@@ -61,7 +87,7 @@ def test_openai_and_azure_train_the_same_numbers(real: Sandbox, prefs: Path) -> 
                 seed=5,
                 extra_body={"trainingType": "GlobalStandard"} if service == "azure" else {},
             ).id
-            assert ending(one, job) == "succeeded"
+            assert heard.until(job, *ENDS) == one.fine_tuning.jobs.retrieve(job).status == "succeeded"
             done = real.world.jobs(service).get(job)
             assert done is not None
             numbers = [
@@ -78,25 +104,21 @@ def test_openai_and_azure_train_the_same_numbers(real: Sandbox, prefs: Path) -> 
 
 
 def test_sft_then_dpo_on_adapters_with_weights_that_load(
-    real: Sandbox, prefs: Path, written: Callable[..., Path], tmp_path: Path
+    real: Sandbox, heard: Heard, prefs: Path, written: Callable[..., Path], tmp_path: Path
 ) -> None:
     with together_client(real, Recorder()) as tg:
         chat = send_together(tg, written(chats(12), "chat.jsonl"))
         sft = create_together(tg, chat, training_method="sft", lora=True, lora_r=8, batch_size=8)
-        ended = {"completed", "error", "user_error"}
-        assert wait(lambda: str(tg.fine_tuning.retrieve(sft).status), ended) == "completed"
+        assert heard.until(sft, *ENDS) == "succeeded"
         dpo = create_together(tg, send_together(tg, prefs), model=None, from_checkpoint=sft, batch_size=8)
-        assert wait(lambda: str(tg.fine_tuning.retrieve(dpo).status), ended) == "completed"
+        assert heard.until(dpo, *ENDS) == "succeeded"
+        assert tg.fine_tuning.retrieve(dpo).status == "completed"
         points = tg.fine_tuning.list_metrics(dpo).metrics or []
         assert points[0]["train/loss"] == pytest.approx(np.log(2), abs=1e-6)
         merged = unpacked(tg.fine_tuning.content(ft_id=dpo, checkpoint="merged").read(), tmp_path / "merged")
         adapter = unpacked(tg.fine_tuning.content(ft_id=dpo, checkpoint="adapter").read(), tmp_path / "adapter")
         before = unpacked(tg.fine_tuning.content(ft_id=sft, checkpoint="merged").read(), tmp_path / "sft")
     check_merge(before, adapter, merged)
-
-
-def ending(client: openai.OpenAI, job: str) -> str:
-    return wait(lambda: str(client.fine_tuning.jobs.retrieve(job).status), {"succeeded", "failed"})
 
 
 def unpacked(archive: bytes, folder: Path) -> Path:
@@ -122,7 +144,7 @@ def check_merge(base: Path, adapter: Path, merged: Path) -> None:
     assert changed > 0
 
 
-def test_closing_ends_what_trains(prefs: Path) -> None:
+def test_closing_ends_what_trains(heard: Heard, prefs: Path) -> None:
     with serve(trainer="local", steps=500) as box, openai_client(box, Recorder()) as client:
         job = client.fine_tuning.jobs.create(model=BASE, training_file=send(client, prefs)).id
         assert job
@@ -131,7 +153,7 @@ def test_closing_ends_what_trains(prefs: Path) -> None:
             training_file=send(client, prefs),
             method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 50}}},
         ).id
-        wait(lambda: str(client.fine_tuning.jobs.retrieve(chat).status), {"running"})
+        assert heard.until(chat, "started", *ENDS) == "started"
         folder = box.world.folder
         assert [line for line in processes() if str(folder) in line]
     assert not folder.exists()
@@ -169,12 +191,16 @@ def test_a_command_that_is_stopped_stops_its_trainers(tmp_path: Path, prefs: Pat
     """SIGTERM to `anydpo sandbox`: it ends, with the trainer of a job that runs."""
     anydpo = Path(sys.executable).with_name("anydpo")
     command = [str(anydpo), "sandbox", "--json", "--providers", "openai", "--steps", "500"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process, ended(process):
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ) as process, ended(process):
         assert process.stdout is not None
+        assert process.stderr is not None
         text = ""
         while (line := process.stdout.readline()) and line != "}\n":
             text += line
-        env = json.loads(text + "}")["env"]
+        told = json.loads(text + "}")
+        jsonschema.validate(told, json.loads((Path(serving.__file__).parents[1] / SCHEMA).read_text("utf-8")))
+        env = told["env"]
         client = openai.OpenAI(base_url=env["OPENAI_BASE_URL"], api_key="k", max_retries=0)
         with client:
             rows = preferences(40)
@@ -185,7 +211,8 @@ def test_a_command_that_is_stopped_stops_its_trainers(tmp_path: Path, prefs: Pat
                 training_file=send(client, path),
                 method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 50}}},
             ).id
-            wait(lambda: str(client.fine_tuning.jobs.retrieve(job).status), {"running"})
+            while (line := process.stderr.readline()) != f"{job} started\n":
+                assert line
         mine = [line for line in processes() if "anydpo_trainer" in line and job in line]
         assert mine
         process.send_signal(signal.SIGTERM)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from anydpo.errors import DataInvalid, Invalid, ProviderRefused
 from anydpo.result import State
 from anydpo.samples import pairs
 from anydpo.sandbox import Sandbox, serve
+from anydpo_local.pickled import state_of
 from tests.sandbox.conftest import preferences
 from tests.trainer.helpers import small_model
 
@@ -237,12 +240,43 @@ def test_nothing_that_a_pickle_names_is_run(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "caught").exists()
 
 
+def test_a_pickle_without_end_is_read_to_an_end(tmp_path: Path) -> None:
+    """Tables that hold themselves, and tuples of tuples that would unfold to 2^60 values."""
+    endless: list[Any] = []
+    endless.append(endless)
+    unfolding: Any = ()
+    for _ in range(60):
+        unfolding = (unfolding, unfolding)
+    folder = a_folder(tmp_path, endless=endless, unfolding=unfolding)
+    assert anydpo.import_run(folder).result().method.effective["method"]["beta"] == 0.3
+
+
+def test_any_bytes_are_arguments_or_none() -> None:
+    """Whatever a file holds, it is read as nothing or as a table, and never raises."""
+    draw = random.Random(0)
+    sound = pickle.dumps(Arguments(beta=0.3, loss_type=["sigmoid"], schedule=Schedule("cosine")))
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "training_args.bin"
+        for _ in range(500):
+            content = bytearray(sound)
+            for _ in range(draw.randrange(1, 6)):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            path.write_bytes(bytes(content[: draw.randrange(1, len(content) + 1)]))
+            assert isinstance(state_of(path), dict)
+
+
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04", b"PK\x03\x04", b"(" * 5000, pickle.dumps([1])])
 def test_arguments_that_cannot_be_read_are_told_of(tmp_path: Path, content: bytes) -> None:
     folder = a_folder(tmp_path)
     (folder / "training_args.bin").write_bytes(content)
     result = anydpo.import_run(folder).result()
     assert result.state is State.SUCCEEDED
+    assert "method" not in result.method.effective
+    assert any("training_args" in warning.message for warning in result.warnings)
+
+
+def test_arguments_of_other_kinds_are_told_of(tmp_path: Path) -> None:
+    result = anydpo.import_run(a_folder(tmp_path, num_train_epochs="many")).result()
     assert "method" not in result.method.effective
     assert any("training_args" in warning.message for warning in result.warnings)
 

@@ -22,8 +22,10 @@ from anydpo.journal import journal_of
 from anydpo.provider import Tuning
 from anydpo.registry import using
 from anydpo.result import State
+from anydpo.sandbox import serve
 from anydpo.space import combinations, parse, with_values
 from anydpo.suggest import Tried, suggest
+from anydpo.sweeping import prepare_sweep
 from anydpo.testing.memory import MemoryProvider
 from anydpo.testing.service import Service
 from anydpo.trials import Trial
@@ -174,8 +176,6 @@ def test_what_a_trial_will_be_is_written_before_it_is_sent(service: Service) -> 
         seen.append(len(group["trials"]))
         assert group["trials"][trial.number - 1]["values"] == trial.values
 
-    from anydpo.sweeping import prepare_sweep
-
     made = prepare_sweep(a_job(), "memory", space=SPACE, trials=3, parallel=1)
     sweep_of_one = made.id
     made.run(on_trial=look)
@@ -202,6 +202,8 @@ def test_dearer_trials_than_quoted_end_a_sweep_at_its_cap(shop: Shop, service: S
     assert found.trials[2].error.code == "cap_exceeded"
     assert "max_cost_usd" in found.notes[0]
     assert service.requests("create") == 2
+    again = prepare_sweep(a_job(), "memory", space=SPACE, trials=3, parallel=1)
+    assert again.price()[1] == 1  # recorded, not sent: it is still to be paid for
 
 
 def test_the_places_own_tuner_is_one_run(service: Service) -> None:
@@ -242,6 +244,16 @@ def test_a_space_that_makes_no_sense_is_refused_before_anything_is_sent(
     with pytest.raises(JobInvalid, match=said):
         anydpo.sweep(a_job(), "memory", space=space, trials=2)
     assert service.requests("stage") == 0
+
+
+def test_a_value_may_need_another(service: Service) -> None:
+    """exo_pair takes the logarithm of the smoothing, so it is refused at 0 and trains at 0.1."""
+    job = a_job(allow_ignored=("method.loss_type", "method.label_smoothing"))
+    space = {"loss_type": ["sigmoid", "exo_pair"], "label_smoothing": [0.0, 0.1]}
+    found = anydpo.sweep(job, "memory", space=space, trials=4)
+    assert [trial.error.code for trial in found.trials if trial.error] == ["job_invalid"]
+    with pytest.raises(JobInvalid, match="logarithm"):
+        anydpo.sweep(job, "memory", space={"loss_type": ["sigmoid", "exo_pair"]}, trials=2)
 
 
 def test_without_held_out_pairs_nothing_can_be_chosen(service: Service) -> None:
@@ -326,6 +338,35 @@ def test_on_this_machine_from_the_command_line(local_job: Path, capsys: pytest.C
     assert [row[-1] for row in table[1:]].count("best") == 1
     if full:
         sys.stdout.write(f"local sweep: {[(trial['values'], trial['value']) for trial in found['trials']]}\n")
+
+
+def test_at_a_cloud_the_table_has_the_same_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
+    """On `sagemaker/training`: six trials that train in `make proof`, elsewhere two that are only acted."""
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    trials = 6 if full else 2
+    options = {"role": "arn:aws:iam::123456789012:role/sandbox", "instance_type": "ml.g5.2xlarge"}
+    job = anydpo.PreferenceJob(
+        model="tiny",
+        data=anydpo.load(samples.pairs(60)),
+        validation=0.3,
+        max_steps=4,
+        batch_size=8,
+        options={"sagemaker": options},
+    )
+    how: dict[str, Any] = {"steps": 1000} if full else {"steps": 4, "trainer": "instant"}
+    with serve(providers=["sagemaker"], folder=tmp_path / "box", **how) as box:
+        for name, value in box.env.items():
+            monkeypatch.setenv(name, value)
+        space = {"beta": "0.05..0.5:log", "learning_rate": "1e-4..1e-2:log"}
+        found = anydpo.sweep(job, "sagemaker/training", space=space, trials=trials)
+        assert found.columns == ("trial", "method.beta", "learning_rate", "state", "eval/rewards/accuracies", "run", "")
+        assert [trial.state for trial in found.trials] == ["succeeded"] * trials
+        assert found.best is not None
+        assert found.best.metric("eval/rewards/accuracies") == max(trial.value or 0.0 for trial in found.trials)
+        again = anydpo.sweep(job, "sagemaker/training", space=space, trials=trials)
+        assert [trial.created for trial in again.trials] == [False] * trials
 
 
 def test_a_paid_place_is_asked_for(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import anydpo
 from anydpo import Event, EventSink, Result, Run, State, cli
 from anydpo.errors import ProviderMissing
+from anydpo.handle import watch_all
 from anydpo.registry import using
 from anydpo.testing.memory import MemoryProvider
 from anydpo.testing.service import STEPS, Service
@@ -74,6 +75,15 @@ def test_a_sink_that_fails_is_a_warning_and_the_others_go_on(service: Service, m
     ]
     assert [what for what, _ in bad.seen].count(method) == 1
     assert good.seen[-1] == ("end", State.SUCCEEDED)
+
+
+def test_several_runs_that_are_watched_together_are_told_of_too(service: Service) -> None:
+    sink = Notes()
+    runs = [anydpo.submit(memory_job(seed=seed), "memory").track(sink) for seed in (1, 2)]
+    seen = list(watch_all(runs))
+    assert [about for what, about in sink.seen if what == "begin"] == [run.id for run in runs]
+    assert [about for what, about in sink.seen if what == "event"] == [event for _, event in seen]
+    assert [about for what, about in sink.seen if what == "end"] == [State.SUCCEEDED] * 2
 
 
 def test_an_unknown_tracker_is_named(service: Service, capsys: pytest.CaptureFixture[str]) -> None:

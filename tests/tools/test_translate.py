@@ -290,6 +290,8 @@ def test_sagemakers_create_body_of_a_script_with_trls_settings(tmp_path: Path) -
         ("base_model: m\ndatasets: []\n", "a.yaml", "trains no pairs"),
         ("colour: red\n", "a.yaml", "no configuration that is known"),
         ("- a\n", "a.yaml", "no settings"),
+        ("base_model: m\nrl: dpo\ndatasets: some\n", "a.yaml", "not of the kind"),
+        ("model_name_or_path: m\nnum_train_epochs: many\n", "a.yaml", "not of the kind"),
         ("{", "a.json", "a.json"),
         ("a: [", "a.yaml", "a.yaml"),
         ('model = "tiny"\n', "job.toml", "job file already"),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anydpo import __version__
-from anydpo.cli import agreement, data, foreign, health, jobs, runs, sandbox, sending, sweeping
+from anydpo.cli import agreement, comparing, data, foreign, health, jobs, runs, sandbox, sending, sweeping
 
 app = typer.Typer(
     name="anydpo",
@@ -41,5 +41,6 @@ sweeping.register(app)
 agreement.register(app)
 runs.register(app)
 foreign.register(app)
+comparing.register(app)
 health.register(app)
 sandbox.register(app)

@@ -5,15 +5,22 @@ Readers ignore keys they do not know; `schema` rises only when a known key chang
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from anydpo.catalogue import Offer
+from anydpo.comparison import Compared
 from anydpo.errors import Problem
+from anydpo.evaluation import Measured
 from anydpo.migration import Migration
 from anydpo.provider import Capabilities, Diagnosis, Event, Plan, Quote, Request
-from anydpo.result import Artifact, Part, Result, Sample, State
+from anydpo.result import Artifact, Attempt, Part, Result, Sample, State
+from anydpo.retirement import Retirement
 from anydpo.trials import Sweep
+
+if TYPE_CHECKING:
+    from anydpo.handle import Run
 
 
 class Document(Part):
@@ -172,7 +179,7 @@ class Quoted(Document):
 
 
 class SubmittedRun(Part):
-    """One submitted run; `created` is false where it existed."""
+    """One submitted run; `created` is false where it existed, `error` is what stopped one of several."""
 
     run: str
     place: str
@@ -180,6 +187,15 @@ class SubmittedRun(Part):
     state: State
     created: bool
     remaining: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    error: ErrorShown | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> SubmittedRun:
+        """Return what is known of a run that was just submitted."""
+        same = ("place", "provider_job_id", "state", "created", "remaining", "attempts")
+        error = ErrorShown(**run.error.to_dict()) if run.error is not None else None  # type: ignore[arg-type]
+        return cls(run=run.id, error=error, **{name: getattr(run, name) for name in same})
 
 
 class SubmittedRuns(Document):
@@ -201,13 +217,14 @@ class EventLine(Event):
 
 
 class ListedRun(Part):
-    """One line of `list`."""
+    """One line of `list`; runs that were asked for together have one `group`."""
 
     run: str
     name: str | None
     place: str
     state: State
     created: float
+    group: str | None = None
 
 
 class Listed(Document):
@@ -262,6 +279,13 @@ class Places(Document):
     providers: dict[str, Capabilities]
 
 
+class Offered(Document):
+    """`providers --model`: the places of which a source says that they have the model; others may have it too."""
+
+    model: str
+    offers: dict[str, Offer]
+
+
 class JournalHealth(Part):
     """What `doctor` says of the journal."""
 
@@ -297,6 +321,7 @@ class Diagnosed(Document):
     journal: JournalHealth
     providers: dict[str, ProviderHealth]
     settings: tuple[SettingShown, ...]
+    retiring: tuple[Retirement, ...]
     rebuilt: dict[str, Any] | None = None
 
 
@@ -332,7 +357,10 @@ DOCUMENTS: dict[str, type[Part]] = {
     "cancel": Cancelled,
     "fetch": Fetched,
     "sample": Sampled,
+    "evaluate": Measured,
+    "compare": Compared,
     "providers": Places,
+    "providers-model": Offered,
     "doctor": Diagnosed,
     "sandbox": Rehearsal,
     "provider-new": WrittenProvider,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,61 +29,86 @@ def sinks_of(names: Sequence[str] | None) -> list[EventSink]:
     return sinks_named(names)
 
 
-def follow_all(runs: Sequence[Run]) -> list[Result]:
+WORST = (5, 6, 3, 4, 1)  # of several runs, the first of these exit codes that any has
+
+
+def follow_all(runs: Sequence[Run], *, as_lines: bool = False) -> list[Result]:
     """Show the progress of runs until all have ended or paused, and return their results.
 
-    Ctrl-C leaves them running and says how to come back.
+    Ctrl-C leaves them running and says how to come back. `as_lines` prints every event as a line of JSON instead.
     """
-    from anydpo.cli.progress import follow, follow_in_lines
+    try:
+        if len(runs) == 1 and not as_lines:
+            from anydpo.cli.progress import follow
+
+            follow(runs[0])
+            return [runs[0].result()]
+        from anydpo.cli import together
+
+        (together.print_events if as_lines else together.follow_together)(runs)
+    except KeyboardInterrupt:
+        come_back(runs)
+        raise
+    if len(runs) == 1 and runs[0].error is not None:
+        raise runs[0].error
+    return [_result_of(one) for one in runs]
+
+
+def come_back(runs: Sequence[Run]) -> None:
+    """Say how to come back to runs that go on without this terminal."""
+    names = " ".join(one.id for one in runs)
+    output.say(f"\n{names}: goes on without this terminal." if len(runs) == 1 else f"\n{names}: go on.")
+    output.say(f"  come back: anydpo watch {names}    stop: anydpo cancel {runs[0].id}")
+
+
+def _result_of(run: Run) -> Result:
+    """Return the result of one of several runs: where its place cannot be asked, what is known here."""
+    from anydpo.errors import AnyDPOError
 
     try:
-        if len(runs) == 1:
-            follow(runs[0])
-        else:
-            at_once([lambda one=one: follow_in_lines(one, name=f"{one.id} ") for one in runs])  # type: ignore[misc]
-    except KeyboardInterrupt:
-        names = " ".join(one.id for one in runs)
-        output.say(f"\n{names}: goes on without this terminal." if len(runs) == 1 else f"\n{names}: go on.")
-        output.say(f"  come back: anydpo watch {names}    stop: anydpo cancel {runs[0].id}")
-        raise
-    return [one.result() for one in runs]
+        return run.result() if run.error is None else run.known()
+    except AnyDPOError as exc:
+        run.error = exc
+        return run.known()
 
 
-def at_once(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run every task in a thread of its own; raise the first error when all have ended."""
-    failed: list[Exception] = []
-
-    def guarded(task: Callable[[], None]) -> None:
-        try:
-            task()
-        except Exception as exc:
-            failed.append(exc)
-
-    threads = [threading.Thread(target=guarded, args=(task,), daemon=True) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(timeout=0.2)  # so that Ctrl-C is noticed
-    if failed:
-        raise failed[0]
+def leave(results: Sequence[Result], runs: Sequence[Run] = ()) -> None:
+    """Leave with the exit code of what came of the runs: 0 where every one succeeded."""
+    if code := exit_code(results, runs):
+        raise typer.Exit(code)
 
 
-def leave(results: Sequence[Result]) -> None:
-    """Leave with exit code 1 unless every run succeeded, 5 where an outcome is unknown."""
+def exit_code(results: Sequence[Result], runs: Sequence[Run] = ()) -> int:
+    """Return 0 where every run succeeded; of one, or of several the worst: unknown, credentials, refused, failed."""
+    from anydpo.errors import kinds
     from anydpo.result import State
 
-    states = {result.state for result in results}
-    if State.UNKNOWN in states:
-        raise typer.Exit(5)
-    if states - {State.SUCCEEDED}:
-        raise typer.Exit(1)
+    codes = {one.error.exit_code for one in runs if one.error is not None}
+    for result in results:
+        if result.state is State.UNKNOWN:
+            codes.add(5)
+        elif result.state is not State.SUCCEEDED:
+            kind = kinds().get(result.error.code) if result.error and result.provider_job_id is None else None
+            codes.add(kind.exit_code if kind is not None else 1)
+    return next((code for code in WORST if code in codes), max(codes, default=0))
+
+
+def show_results(results: Sequence[Result], *, as_json: bool) -> None:
+    """Print results for people, or as one document: a `Result`, or several of them under `runs`."""
+    if not as_json:
+        for result in results:
+            show_result(result)
+        return
+    from anydpo.cli.documents import Results
+
+    output.emit(results[0] if len(results) == 1 else Results(runs=tuple(results)))
 
 
 def show_result(result: Result) -> None:
     """Print a result for people."""
     name = f" {result.name}" if result.name else ""
-    output.out(f"run {result.run}{name} on {result.place}: {result.state}")
+    rehearsed = ", a rehearsal: nothing was paid" if result.sandbox else ""
+    output.out(f"run {result.run}{name} on {result.place}: {result.state}{rehearsed}")
     if result.error is not None:
         output.out(f"  error: {result.error.message}")
         if result.error.hint:
@@ -105,6 +129,9 @@ def show_result(result: Result) -> None:
         ]
         if shown:
             output.out(f"  {what}: {', '.join(shown)}")
+    if len(result.attempts) > 1:
+        went = (f"{each.place} ({each.error.code})" if each.error else each.place for each in result.attempts)
+        output.out(f"  went:  {', then '.join(went)}")
     if result.cost is not None:
         output.out(f"  cost:  {result.cost.amount:.2f} {result.cost.currency} ({result.cost.basis})")
     if result.model.tuned:

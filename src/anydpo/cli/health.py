@@ -12,6 +12,7 @@ from anydpo.cli.options import JSON
 
 if TYPE_CHECKING:
     from anydpo.cli.documents import JournalHealth, ProviderHealth
+    from anydpo.retirement import Retirement
 
 new = typer.Typer(no_args_is_help=True, help="Write a provider of your own.")
 
@@ -48,6 +49,7 @@ def doctor(
         journal=journal,
         providers=providers,
         settings=known,
+        retiring=_retiring() if journal.ok else (),
         rebuilt=rebuilt,
     )
     if as_json:
@@ -98,6 +100,14 @@ def _journal() -> JournalHealth:
     return JournalHealth(path=str(path), ok=True, runs=len(runs), detail=f"{len(runs)} runs, {live} live")
 
 
+def _retiring() -> tuple[Retirement, ...]:
+    from anydpo.home import home
+    from anydpo.journal import journal_of
+    from anydpo.retirement import retiring
+
+    return retiring(journal_of(home())) if home().exists() else ()
+
+
 def _providers() -> dict[str, ProviderHealth]:
     from anydpo.cli.documents import ProviderHealth
     from anydpo.errors import AnyDPOError
@@ -145,6 +155,11 @@ def _show(document: Any) -> None:
         output.out(f"{name}: {mark(health.ok)}: {health.detail}")
         for check in health.checks:
             output.out(f"  {check.what}: {mark(check.ok)}: {check.detail}")
+    if document.retiring:
+        output.out("runs whose model or service ends within 90 days:")
+        columns = ("run", "place", "model", "what ends", "last day", "days", "what to do")
+        shown = ("run", "place", "model", "what", "date", "days_left", "advice")
+        output.table(columns, [[getattr(one, name) for name in shown] for one in document.retiring])
     for one in document.settings:
         later = f" (not in force: {one.hidden_by} says otherwise)" if one.hidden_by else ""
         output.out(f"setting {one.name} = {one.value!r} from {one.file}{later}")

@@ -147,14 +147,16 @@ def quote(job: Any, places: Places = None, as_json: JSON = False) -> None:
         output.emit(Quoted(quotes=found, total_usd=total))
         return
     rows = [(place, *_price(price)) for place, price in found.items()]
-    output.table(("place", "price", "basis", "assumes"), rows)
+    output.table(("place", "price", "tokens", "time", "basis", "assumes"), rows)
 
 
-def _price(price: Any) -> tuple[str, str, str]:
+def _price(price: Any) -> tuple[str, ...]:
     if price is None:
-        return "unknown", "", "this place names no price before the job runs"
+        return "unknown", "", "", "", "this place names no price before the job runs"
     cost = price.cost
-    return f"{cost.amount:.2f} {cost.currency}", cost.basis, "; ".join(price.assumptions)
+    tokens = f"{price.tokens:,}" if price.tokens is not None else ""
+    time = f"about {output.duration(price.seconds)}" if price.seconds is not None else ""
+    return f"{cost.amount:.2f} {cost.currency}", tokens, time, cost.basis, "; ".join(price.assumptions)
 
 
 def _show_plan(document: Any, train: int, validation: Any) -> None:
@@ -179,10 +181,18 @@ def _show_plan(document: Any, train: int, validation: Any) -> None:
     output.say("ready" if document.ok else "not ready: see the problems above")
 
 
-def providers(as_json: JSON = False) -> None:
-    """Show what each installed place can do."""
+def providers(
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="X", help="Show only where this model can be trained.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Show what each installed place can do, or where a model can be trained and what it is called there."""
     from anydpo.catalogue import providers as known
 
+    if model is not None:
+        _offers(model, as_json=as_json)
+        return
     found = known()
     if as_json:
         from anydpo.cli.documents import Places as Document
@@ -200,4 +210,26 @@ def providers(as_json: JSON = False) -> None:
         for place, can in found.items()
     ]
     output.table(columns, rows)
-    output.say("each loss and field: anydpo providers --json")
+    output.say("each loss and field: anydpo providers --json; where a model can be trained: anydpo providers --model X")
+
+
+def _offers(model: str, *, as_json: bool) -> None:
+    from anydpo.catalogue import providers as known
+    from anydpo.cli.documents import Offered
+
+    found = known(model)
+    if as_json:
+        output.emit(Offered(model=model, offers=found))
+        return
+    columns = ("place", "called", "adapters", "tokens", "until", "accept first", "says who")
+    rows = [
+        (
+            *(place, offer.id, " ".join(offer.adapters), offer.context or ""),
+            f"{offer.retires}{' (over)' if offer.ended else ''}" if offer.retires else "",
+            *(offer.gate or "", offer.source + (f" ({offer.as_of})" if offer.as_of else "")),
+        )
+        for place, offer in found.items()
+    ]
+    output.table(columns, rows)
+    if not found:
+        output.say(f"no source that is known here says that a place has {model!r}; the place itself decides")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,11 +54,15 @@ FLAGS = inspect.signature(_flags, eval_str=True).parameters
 
 
 def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the job's flags and call it with the `job` they make."""
-    own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "job"]
+    """Give a command the job's flags and call it with the `job` they make.
 
-    takes_plan = "plan" in {p.name for p in own}
-    own = [p for p in own if p.name != "plan"]
+    A parameter `plan` gets the plan that was named instead of a job file; one whose type is a dataclass stands for
+    that class's fields, each a flag, so that what several commands take is written once.
+    """
+    wanted = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "job"]
+    own = [p for p in wanted if p.name != "plan"]
+    takes_plan = len(own) < len(wanted)
+    groups = {p.name: p.annotation for p in own if _is_group(p)}
 
     @functools.wraps(command)
     def with_flags(**given: Any) -> Any:
@@ -65,12 +70,26 @@ def takes_job(command: Callable[..., Any]) -> Callable[..., Any]:
         plan = _plan(flags["job"]) if flags["job"] is not None and flags["job"].suffix == ".json" else None
         if takes_plan:
             given["plan"] = plan
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
         return command(job=_job(flags, plan), **given)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*FLAGS.values(), *own)]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*FLAGS.values(), *_each_flag(own))]
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_flags
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
+
+
+def _each_flag(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    for parameter in parameters:
+        if _is_group(parameter):
+            yield from inspect.signature(parameter.annotation, eval_str=True).parameters.values()
+        else:
+            yield parameter
 
 
 def _plan(path: Path) -> dict[str, Any]:

@@ -88,3 +88,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 def number(value: object) -> str:
     """Return a metric as people read it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

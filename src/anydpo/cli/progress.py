@@ -24,15 +24,26 @@ def follow(run: Run) -> None:
         follow_in_lines(run)
 
 
-def follow_in_lines(run: Run, name: str = "") -> None:
-    """Say a run's progress in lines on stderr, each beginning with `name`, until it ends or pauses."""
-    last = 0.0
+def follow_in_lines(run: Run) -> None:
+    """Say a run's progress in lines on stderr until it ends or pauses."""
+    lines = Lines()
     for event in run.watch():
+        lines.say(event, "")
+
+
+class Lines:
+    """Says events in lines: every change of state, and of metrics one every few seconds."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def say(self, event: Event, name: str) -> None:
+        """Say one event, with a name before it."""
         now = time.monotonic()
         if event.kind == "state" and event.state is not None:
-            output.say(f"{name}{event.state}")
-        elif event.kind == "metrics" and (now - last >= QUIET_SECONDS or event.step == event.total_steps):
-            last = now
+            output.say(f"{name}{event.state}{f': {event.text}' if event.text else ''}")
+        elif event.kind == "metrics" and (now - self._last >= QUIET_SECONDS or event.step == event.total_steps):
+            self._last = now
             if said := _sentence(event):
                 output.say(f"{name}{said}")
 
@@ -55,21 +66,25 @@ def _bar(run: Run) -> None:
         stage = ""
         for event in run.watch():
             if event.kind == "state" and event.state is not None:
+                if event.text:
+                    progress.console.print(output.clean(event.text), markup=False)
                 progress.update(task, description=str(event.state))
             elif event.kind == "log" and not stage:
                 progress.update(task, numbers=output.clean(event.text[9:80]))
             elif event.kind == "metrics" and event.total_steps is not None:
-                if (now := _stage(event)) != stage:
+                if (now := stage_of(event)) != stage:
                     stage = now
                     progress.reset(task, description=stage, total=event.total_steps, numbers="")
-                progress.update(task, completed=event.step or 0, numbers=_numbers(event))
+                progress.update(task, completed=event.step or 0, numbers=numbers_of(event))
 
 
-def _stage(event: Event) -> str:
+def stage_of(event: Event) -> str:
+    """Return the stage that a step belongs to."""
     return "sft" if any(name.startswith("sft/") for name in event.metrics) else "dpo"
 
 
-def _numbers(event: Event) -> str:
+def numbers_of(event: Event) -> str:
+    """Return loss, margin and accuracy of a step, as far as they are there."""
     names = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
     found = (
         (label, event.metrics.get(f"{prefix}/{key}")) for key, label in names.items() for prefix in ("train", "sft")
@@ -82,4 +97,4 @@ def _sentence(event: Event) -> str:
         names = ("eval/loss", "eval/rewards/accuracies", "eval/rewards/margins")
         shown = "  ".join(f"{n} {event.metrics[n]:.4g}" for n in names if event.metrics.get(n) is not None)
         return f"held out  {shown}" if shown else ""
-    return f"{_stage(event)} step {event.step}/{event.total_steps}  {_numbers(event)}"
+    return f"{stage_of(event)} step {event.step}/{event.total_steps}  {numbers_of(event)}"

@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from anydpo.cli import output
-from anydpo.cli.following import Track, follow_all, leave, show_result, sinks_of
+from anydpo.cli.following import Track, follow_all, leave, show_results, sinks_of
 from anydpo.cli.options import JSON
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
-RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name.")]
+RunIds = Annotated[list[str], typer.Argument(metavar="RUN", help="Runs by id, its beginning, name, or group.")]
 MaybeRunIds = Annotated[
-    list[str] | None, typer.Argument(metavar="RUN", help="Runs by id, its beginning, or name; default: all live ones.")
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Runs by id, name or group; default: all live ones."),
 ]
 
 
@@ -35,30 +36,19 @@ def register(app: typer.Typer) -> None:
 
 def watch(runs: MaybeRunIds = None, track: Track = None, as_json: JSON = False) -> None:
     """Follow runs from their beginning to their end, and take the steps that are due; with --json one event a line."""
-    from anydpo.handle import Run
+    from anydpo.handle import find
     from anydpo.handle import runs as all_runs
 
     sinks = sinks_of(track)
-    found = [Run(name) for name in runs] if runs else [one for one in all_runs() if not one.state.done]
+    found = find(runs) if runs else [one for one in all_runs() if not one.state.done]
     found = [one.track(*sinks) for one in found]
     if not found:
         output.say("no run is live; `anydpo list` shows all")
         return
+    results = follow_all(found, as_lines=as_json)
     if not as_json:
-        results = follow_all(found)
-        for result in results:
-            show_result(result)
-    else:
-        from anydpo.cli.documents import EventLine
-        from anydpo.cli.following import at_once
-
-        def print_events(one: Run) -> None:
-            for event in one.watch():
-                output.emit_line(EventLine(run=one.id, **event.model_dump()))
-
-        at_once([lambda one=one: print_events(one) for one in found])  # type: ignore[misc]
-        results = [one.result() for one in found]
-    leave(results)
+        show_results(results, as_json=False)
+    leave(results, found)
 
 
 def wait(
@@ -69,21 +59,15 @@ def wait(
 ) -> None:
     """Wait without a word until the runs have ended, and print their results."""
     from anydpo.errors import RunFailed
-    from anydpo.handle import Run
+    from anydpo.handle import find
 
     sinks = sinks_of(track)
-    found = [Run(name).track(*sinks) for name in runs]
+    found = [one.track(*sinks) for one in find(runs)]
     try:
         results = [one.wait(timeout) for one in found]
     except TimeoutError as exc:
         raise RunFailed(str(exc), hint=f"anydpo wait {' '.join(runs)}") from None
-    if as_json:
-        from anydpo.cli.documents import Results
-
-        output.emit(results[0] if len(results) == 1 else Results(runs=tuple(results)))
-    else:
-        for result in results:
-            show_result(result)
+    show_results(results, as_json=as_json)
     leave(results)
 
 
@@ -93,11 +77,7 @@ def show(run: RunId, as_json: JSON = False) -> None:
 
     found = Run(run)
     found.refresh()
-    result = found.result()
-    if as_json:
-        output.emit(result)
-    else:
-        show_result(result)
+    show_results([found.result()], as_json=as_json)
 
 
 def logs(
@@ -127,7 +107,7 @@ def list_(as_json: JSON = False) -> None:
     if as_json:
         from anydpo.cli.documents import Listed, ListedRun
 
-        kept = ("name", "place", "state", "created")
+        kept = ("name", "place", "state", "created", "group")
         listed = (ListedRun(run=row.id, **{name: getattr(row, name) for name in kept}) for row in rows)
         output.emit(Listed(runs=tuple(listed)))
         return
@@ -176,12 +156,17 @@ def fetch(
     run: RunId,
     folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.")],
     checkpoint: Annotated[int | None, typer.Option(metavar="STEP", help="The weights after this step.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="A whole model: the adapter put into its base.")] = False,
+    adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as it was trained.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Bring a run's weights into a folder that transformers and peft load."""
+    from anydpo.errors import Invalid
     from anydpo.handle import Run
 
-    artifacts = Run(run).fetch(folder, checkpoint)
+    if merged and adapter:
+        raise Invalid("--merged and --adapter are two forms of the same weights", hint="give one of them")
+    artifacts = Run(run).fetch(folder, checkpoint, "merged" if merged else "adapter" if adapter else None)
     if as_json:
         from anydpo.cli.documents import Fetched
 
@@ -197,12 +182,9 @@ def resume(run: RunId, as_json: JSON = False) -> None:
 
     found = Run(run)
     found.resume()
-    (result,) = follow_all([found])
-    if as_json:
-        output.emit(result)
-    else:
-        show_result(result)
-    leave([result])
+    results = follow_all([found])
+    show_results(results, as_json=as_json)
+    leave(results)
 
 
 def cancel(run: RunId, as_json: JSON = False) -> None:

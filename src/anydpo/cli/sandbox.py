@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import signal
 import subprocess
@@ -52,7 +53,15 @@ def sandbox(
                 output.out(f"export {name}={shlex.quote(value)}")
         sys.stdout.flush()
         output.say("serving until Ctrl-C; requests so far: GET /_sandbox/requests on any of these ports")
+        tell_of_jobs()
         wait()
+
+
+def tell_of_jobs() -> None:
+    """Let the sandbox say on stderr what becomes of its jobs, a line a moment."""
+    log = logging.getLogger("anydpo.sandbox")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
 
 
 def wait() -> None:

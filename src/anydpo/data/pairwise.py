@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from anydpo.data.dialect import BadRow, Fields, judged
@@ -31,6 +32,11 @@ WINNERS: dict[str, Choice] = {
 def key_of(*parts: object) -> str:
     """Return a short name for an item whose source gives none: a hash of its texts."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def key_of_item(prompt: object, answers: Iterable[Answer]) -> str:
+    """Return the name of an item that its prompt and its answers make."""
+    return key_of(prompt, *(each.messages for each in answers))
 
 
 def label(value: object, meaning: dict[Any, Choice], field: str) -> Choice:
@@ -103,7 +109,7 @@ def read_helpsteer3(row: Fields, options: Options) -> Item:
         if _name(row.get(name)):
             meta[name] = row[name]
     decided = Verdict(_side(overall), strength=abs(overall))
-    key = key_of(prompt, *(a.messages for a in answers))
+    key = key_of_item(prompt, answers)
     return Item(key, prompt, list(answers), [decided], verdicts or None, meta, margin=abs(overall))
 
 
@@ -134,7 +140,7 @@ def read_shp(row: Fields, options: Options) -> Item:
     choice = agreeing(choice, first, second, "the scores")
     scores = {"score": (first, second)} if first is not None and second is not None else {}
     meta = {name: row[name] for name in ("score_ratio", "domain") if row.get(name) is not None}
-    key = key_of(prompt, answers[0].messages, answers[1].messages)
+    key = key_of_item(prompt, answers)
     return Item(key, prompt, list(answers), [Verdict(choice, scores=scores)], meta=meta, lead=ratio)
 
 
@@ -166,7 +172,7 @@ def read_saferlhf(row: Fields, options: Options) -> Item:
     prompt = question(asked, "prompt")
     choice = label(given, {0: "first", 1: "second"}, field)
     meta = {"dimension": "helpfulness" if field == "better_response_id" else "safety"}
-    key = key_of(prompt, answers[0].messages, answers[1].messages)
+    key = key_of_item(prompt, answers)
     return Item(key, prompt, list(answers), [Verdict(choice)], meta=meta)
 
 
@@ -212,7 +218,7 @@ def read_alpaca_eval(row: Fields, options: Options) -> Item:
     choice: Choice = "tie" if value in (0, 1.5) else "first" if value < 1.5 else "second"
     meta = {"prob_first": round(2 - value, 10)} if value else {}
     verdict = Verdict(choice, annotator=_name(row.get("annotator")))
-    key = key_of(prompt, answers[0].messages, answers[1].messages)
+    key = key_of_item(prompt, answers)
     return Item(key, prompt, list(answers), [verdict], meta=meta, lead=abs(2 * value - 3) if value else 0.0)
 
 
@@ -242,7 +248,7 @@ def read_pandalm(row: Fields, options: Options) -> Item:
     models = row.get("cmp_key")
     if isinstance(models, str) and models.count("_") == 1:
         answers[0].model, answers[1].model = models.split("_")
-    key = str(row["idx"]) if row.get("idx") is not None else key_of(prompt, *(a.messages for a in answers))
+    key = str(row["idx"]) if row.get("idx") is not None else key_of_item(prompt, answers)
     return Item(key, prompt, answers, verdicts)
 
 
@@ -258,7 +264,7 @@ def read_llmbar(row: Fields, options: Options) -> Item:
     asked, answers, given = need(row, "input"), two(row, "output_1", "output_2"), need(row, "label")
     prompt = question(asked, "input")
     choice = label(given, {1: "first", 2: "second"}, "label")
-    return Item(key_of(prompt, answers[0].messages, answers[1].messages), prompt, list(answers), [Verdict(choice)])
+    return Item(key_of_item(prompt, answers), prompt, list(answers), [Verdict(choice)])
 
 
 @judged(
@@ -298,7 +304,7 @@ def read_tinker(row: Fields, options: Options) -> Item:
     asked, answers = need(given, "prompt_conversation"), two(given, "completion_A", "completion_B")
     prompt = question(asked, "prompt_conversation")
     choice = label(said, {"A": "first", "B": "second", "Tie": "tie", "tie": "tie"}, "label")
-    return Item(key_of(prompt, answers[0].messages, answers[1].messages), prompt, list(answers), [Verdict(choice)])
+    return Item(key_of_item(prompt, answers), prompt, list(answers), [Verdict(choice)])
 
 
 @judged(
@@ -315,5 +321,5 @@ def read_webgpt(row: Fields, options: Options) -> Item:
     prompt = question(text(asked, "full_text") if isinstance(asked, dict) else asked, "question")
     choice: Choice = "tie" if first == second else "first" if first > second else "second"
     verdict = Verdict(choice, strength=round(abs(first - second), 6), scores={"score": (first, second)})
-    key = key_of(prompt, answers[0].messages, answers[1].messages)
+    key = key_of_item(prompt, answers)
     return Item(key, prompt, list(answers), [verdict], margin=round(abs(first - second), 6))

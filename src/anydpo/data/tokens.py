@@ -13,6 +13,7 @@ from anydpo.data.finding import SHOWN, Check, counted
 Counter: TypeAlias = "Callable[[str], int]"
 
 PER_MESSAGE = 4  # role and turn marks of the usual chat templates
+TURN_MARKS = {"qwen3": 5, "llama3": 5}  # as the templates of these families write a turn
 ENCODINGS = (  # the beginning of a model's name, most specific first; gpt-4.1 does not use gpt-4's
     *((name, "o200k_harmony") for name in ("gpt-oss",)),
     *((name, "o200k_base") for name in ("gpt-4.1", "gpt-4o", "gpt-4.5", "gpt-5", "o1", "o3", "o4", "chatgpt-4o")),
@@ -43,9 +44,7 @@ def counter_for(model: str) -> tuple[Counter, str]:
             raise NoTokenizer('the package tokenizers is not installed: pip install "anydpo[local]"') from None
         own: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         return lambda text: len(own.encode(text, add_special_tokens=False).ids), f"the tokenizer of {model}"
-    name = model.lower().rsplit("/", 1)[-1]
-    name = name.removeprefix("ft:")
-    encoding = next((known for start, known in ENCODINGS if name.startswith(start)), None)
+    encoding = encoding_of(model)
     if encoding is None:
         listed = ", ".join(dict.fromkeys(start for start, _ in ENCODINGS))
         raise NoTokenizer(f"no tokenizer of {model!r} is here; known are {listed} and folders with tokenizer.json")
@@ -55,6 +54,12 @@ def counter_for(model: str) -> tuple[Counter, str]:
         raise NoTokenizer(f"the package quicktok-v1 is not installed: {INSTALL}") from None
     shipped: Any = quicktok.get_encoding(encoding)
     return lambda text: int(shipped.count(text)), f"{encoding} (quicktok)"
+
+
+def encoding_of(model: str) -> str | None:
+    """Return the encoding of a model as quicktok names it, None where its name does not tell."""
+    name = model.lower().rsplit("/", 1)[-1].removeprefix("ft:").removeprefix("meta-")
+    return next((known for start, known in ENCODINGS if name.startswith(start)), None)
 
 
 class Tokens:

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import html
-import re
 from pathlib import Path
 
 from anydpo.data.finding import Check
-from anydpo.report.document import Bars, Block, Document, Findings, Section, Table, Text
+from anydpo.report import charts
+from anydpo.report.document import (
+    Bars,
+    Block,
+    Document,
+    Findings,
+    Lines,
+    Mark,
+    Points,
+    Ranges,
+    Section,
+    Sides,
+    Spans,
+    Strong,
+    Table,
+    Text,
+    Views,
+)
+from anydpo.report.escape import esc
+from anydpo.report.style import STYLE
 from anydpo.report.terminal import numeric
 
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff￾￿]")
-STYLE = """
-:root{color-scheme:light dark;--ink:#1c2126;--soft:#5b6671;--line:#d9dee3;--paper:#fff;--tint:#f4f6f8;
---bad:#b3261e;--look:#8a5a00;--ok:#1c6b3c;--info:#1f5f99;--bar:#4a7fb5}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#9aa5b0;--line:#333b43;--paper:#14181c;--tint:#1c2228;
---bad:#ff8a80;--look:#f2be5c;--ok:#7fd6a0;--info:#8ec4f5;--bar:#5f97cf}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:70rem;padding:1.5rem 1.25rem 3rem;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-h1{font-size:1.5rem;line-height:1.25;margin:0 0 .4rem;overflow-wrap:anywhere}
-h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
-.summary{color:var(--soft);margin:0;overflow-wrap:anywhere}
-.verdict{font-weight:600;margin:1rem 0 0;padding:.6rem .9rem;border-left:.3rem solid;background:var(--tint)}
-.ok{color:var(--ok)}.look,.warning{color:var(--look)}.bad,.error{color:var(--bad)}.info{color:var(--info)}
-.note{color:var(--soft);font-size:.9rem;margin:.6rem 0 0;max-width:48rem}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:16rem}
-th,td{padding:.3rem 1.2rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
-th{font-weight:600;color:var(--soft);font-size:.85rem;white-space:nowrap}
-td{overflow-wrap:break-word}
-.n{text-align:right;white-space:nowrap}
-.finding{border:1px solid var(--line);border-radius:.4rem;padding:.8rem 1rem;margin:.6rem 0}
-.finding p{margin:.2rem 0;max-width:52rem;overflow-wrap:anywhere}
-.finding b{text-transform:uppercase;font-size:.75rem;letter-spacing:.05em;margin-right:.6rem}
-.finding .said{font-weight:600}
-.finding code{font-size:.85rem;background:var(--tint);padding:.05rem .3rem;border-radius:.2rem}
-.finding span{color:var(--soft)}
-.bar{margin:.5rem 0 .1rem;font-size:.9rem}svg{width:100%;max-width:40rem;height:.8rem;display:block}
-svg .track{fill:var(--line)}svg .full{fill:var(--bar)}svg .even{stroke:var(--ink)}
-footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
-@media(max-width:600px){body{padding:1rem .8rem 2rem;font-size:15px}th,td{padding-right:.8rem}}
-"""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -57,22 +42,23 @@ def page(document: Document) -> str:
     """Return a report as one self-contained HTML page."""
     from anydpo import __version__
 
-    title = esc(document.title)
+    title, wide = esc(document.title), ' class="wide"' if document.wide else ""
     summary = "".join(f'<p class="summary">{esc(text)}</p>' for text in document.summary)
     body = "".join(_section(section) for section in document.sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{summary}"
+        f"<title>{title}</title><style>{STYLE}</style></head><body{wide}><main><h1>{title}</h1>{summary}"
         f'<p class="verdict {esc(document.tone)}">{esc(document.verdict)}</p>{body}</main>'
         f"<footer>anydpo {esc(__version__)}</footer></body></html>\n"
     )
 
 
-def esc(text: object) -> str:
-    """Return text that is text, whatever stands in it."""
-    return html.escape(CONTROL.sub("�", str(text)))
+def fragment(document: Document) -> str:
+    """Return a report as a piece of a page that brings its own style, such as a notebook."""
+    body = "".join(_section(section) for section in document.sections)
+    return f"<div><p><b>{esc(document.title)}</b><br>{esc(document.verdict)}</p>{body}</div>"
 
 
 def _section(section: Section) -> str:
@@ -91,6 +77,18 @@ def _block(block: Block) -> str:
             return _bars(block)
         case Findings():
             return "".join(map(_finding, block.checks))
+        case Lines():
+            return charts.lines(block)
+        case Points():
+            return charts.points(block)
+        case Ranges():
+            return charts.ranges(block)
+        case Spans():
+            return charts.spans(block)
+        case Sides():
+            return _sides(block)
+        case Views():
+            return _views(block)
 
 
 def _finding(check: Check) -> str:
@@ -109,12 +107,41 @@ def _table(table: Table) -> str:
     rows = [[str(cell) for cell in row] for row in table.rows]
     right = [bool(rows) and all(numeric(row[i]) for row in rows) for i in range(len(table.columns))]
     classes = ['class="n"' if to_right else "" for to_right in right]
-    head = "".join(f"<th {c}>{esc(column)}</th>" for c, column in zip(classes, table.columns, strict=True))
+    head = "".join(f"<th {c}>{_cell(column)}</th>" for c, column in zip(classes, table.columns, strict=True))
     body = "".join(
-        f"<tr>{''.join(f'<td {c}>{esc(cell)}</td>' for c, cell in zip(classes, row, strict=True))}</tr>" for row in rows
+        f"<tr>{''.join(f'<td {c}>{_cell(cell)}</td>' for c, cell in zip(classes, row, strict=True))}</tr>"
+        for row in table.rows
     )
-    head = f"<thead><tr>{head}</tr></thead>" if any(table.columns) else ""
-    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
+    head = f"<thead><tr>{head}</tr></thead>" if any(map(str, table.columns)) else ""
+    pinned = ' class="pinned"' if table.pinned else ""
+    return f'<div class="scroll" tabindex="0"><table{pinned}>{head}<tbody>{body}</tbody></table></div>'
+
+
+def _cell(cell: object) -> str:
+    match cell:
+        case Mark():
+            return f"{charts.badge(cell)} {esc(cell.text)}".rstrip()
+        case Strong():
+            return f"<strong>{esc(cell.text)}</strong>"
+        case _:
+            return esc(cell)
+
+
+def _sides(sides: Sides) -> str:
+    answers = "".join(f"<div><h4>{_cell(head)}</h4><p>{esc(text)}</p></div>" for head, text in sides.answers)
+    return f'<div class="sides"><p class="asked">{esc(sides.question)}</p><div class="answers">{answers}</div></div>'
+
+
+def _views(views: Views) -> str:
+    """Return switches that need no script: each is a radio button, and the sheet shows the view of the checked one."""
+    switches, shown = "", ""
+    for at, (name, blocks) in enumerate(views.views):
+        one, checked = f"{esc(views.name)}-{at}", " checked" if at == 0 else ""
+        switches += (
+            f'<input type="radio" name="{esc(views.name)}" id="{one}"{checked}><label for="{one}">{esc(name)}</label>'
+        )
+        shown += f'<div class="view"><h3>{esc(name)}</h3><div class="grid">{"".join(map(_block, blocks))}</div></div>'
+    return f'<div class="views">{switches}{shown}</div>'
 
 
 def _bars(bars: Bars) -> str:

@@ -7,10 +7,10 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from anydpo.data.finding import Check
-from anydpo.report.document import Bars, Block, Document, Findings, Section, Table, Text
+from anydpo.report.document import Bars, Block, Document, Findings, Ranges, Section, Sides, Spans, Table, Text
 
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -20,10 +20,14 @@ BAR = 30
 
 def show(document: Document) -> None:
     """Print a report on stdout."""
-    terminal = sys.stdout.isatty()
-    width = min(shutil.get_terminal_size((100, 40)).columns, 120) if terminal else 0
-    coloured = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width, coloured = _screen()
     for line in lines(document, width=width, coloured=coloured):
+        sys.stdout.write(line + "\n")
+
+
+def show_table(columns: Sequence[object], rows: Sequence[Sequence[object]], title: str = "", note: str = "") -> None:
+    """Print one table on stdout as reports show theirs: aligned, numbers to the right, coloured on a terminal."""
+    for line in _section(Section(title, (Table(columns, rows),), note), _Pen(*_screen())):
         sys.stdout.write(line + "\n")
 
 
@@ -42,6 +46,13 @@ def lines(document: Document, *, width: int = 0, coloured: bool = False) -> Iter
 def clean(text: str) -> str:
     """Return text without the control characters by which data could command a terminal."""
     return CONTROL.sub("�", text)
+
+
+def _screen() -> tuple[int, bool]:
+    """Return (columns, whether it has colours) of standard output; 0 columns where it is no terminal."""
+    terminal = sys.stdout.isatty()
+    width = min(shutil.get_terminal_size((100, 40)).columns, 120) if terminal else 0
+    return width, terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class _Pen:
@@ -88,6 +99,16 @@ def _block(block: Block, pen: _Pen) -> Iterator[str]:
         case Findings():
             for check in block.checks:
                 yield from _finding(check, pen)
+        case Ranges():
+            yield from (f"  {clean(f'{mark}: {text}')}" for mark, *_, text in block.rows)
+        case Spans():
+            yield from (f"  {clean(f'{mark}: {text}')}" for mark, *_, text in block.rows)
+        case Sides():
+            yield from pen.wrap(block.question, "  ")
+            for head, text in block.answers:
+                yield from pen.wrap(f"{head}: {text}", "    ", "      ")
+        case _:
+            yield "  (a chart, which a page shows: -o report.html)"
 
 
 def _finding(check: Check, pen: _Pen) -> Iterator[str]:
@@ -105,6 +126,8 @@ def _finding(check: Check, pen: _Pen) -> Iterator[str]:
 def _table(table: Table, pen: _Pen) -> Iterator[str]:
     from rich.cells import cell_len
 
+    if not table.columns:
+        return
     rows = [[clean(str(cell)) for cell in row] for row in (table.columns, *table.rows)]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     right = [bool(table.rows) and all(numeric(row[i]) for row in rows[1:]) for i in range(len(widths))]

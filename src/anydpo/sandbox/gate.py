@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -42,7 +42,11 @@ class Door:
         faults = self._world.faults.strike(self._service.name, operation)
         entry.faults = [fault.fault for fault in faults]
         scope.setdefault("state", {})["faults"] = [fault for fault in faults if fault.fault in JOB_FAULTS]
-        wire = Wire(receive, send, faults, int(dict(scope["headers"]).get(b"content-length", 0)))
+
+        def note() -> None:
+            entry.status, entry.received, entry.body = wire.status, wire.received, logged_body(bytes(wire.kept))
+
+        wire = Wire(receive, send, faults, int(dict(scope["headers"]).get(b"content-length", 0)), note)
         request = Request(scope, wire.receive)
         try:
             if operation == "unknown":
@@ -61,7 +65,7 @@ class Door:
             entry.carried_out = entry.carried_out and not wire.cut and isinstance(exc, Dropped)
             raise Dropped from exc
         finally:
-            entry.status, entry.received, entry.body = wire.status, wire.received, logged_body(bytes(wire.kept))
+            note()
 
     def _stopped(self, request: Request, faults: list[Fault]) -> Refusal | None:
         """Return the refusal of wrong credentials, a storm or an account that may not; nothing is carried out then."""
@@ -92,10 +96,15 @@ def operation_of(routes: Any, scope: Scope) -> str:
 
 
 class Wire:
-    """A request's body and answer, with what faults do to them."""
+    """A request's body and answer, with what faults do to them.
 
-    def __init__(self, receive: Receive, send: Send, faults: list[Fault], length: int) -> None:
-        self._receive, self._send = receive, send
+    `note` writes down what is known of the request, before the answer leaves: who reads the log then finds it there.
+    """
+
+    def __init__(
+        self, receive: Receive, send: Send, faults: list[Fault], length: int, note: Callable[[], None] = lambda: None
+    ) -> None:
+        self._receive, self._send, self._note = receive, send, note
         self._faults = {fault.fault: fault for fault in faults}
         self.received, self.kept, self.cut = 0, bytearray(), False
         self.status: int | None = None
@@ -171,6 +180,7 @@ class Wire:
     async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self._note()
         body = message.get("body", b"")
         if (slow := self._faults.get("slow")) and body:
             size = max(1, slow.bytes_per_second // 10)

@@ -74,9 +74,11 @@ class Job:
         return self.state in ENDED
 
     def note(self, at: float, kind: str, **record: Any) -> None:
-        """Write down what happened."""
+        """Write down what happened, and say it to whoever listens to the log."""
         self.updated = at
         self.moments.append(Moment(at, kind, record))
+        if kind not in ("metrics", "checkpoint"):
+            log.info("%s %s", self.id, kind)
 
     def by_step(self) -> dict[int, dict[str, Any]]:
         """Return what is known of each step; the evaluation at the end comes to the last one."""

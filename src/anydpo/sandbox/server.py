@@ -195,7 +195,11 @@ async def _storage(world: World, scope: Scope, receive: Receive, send: Send) -> 
     entry = world.requests.begin(STORAGE, operation, request.method, scope["path"])
     faults = world.faults.strike(STORAGE, operation)
     entry.faults = [fault.fault for fault in faults]
-    wire = Wire(receive, send, faults, int(request.headers.get("content-length", 0)))
+
+    def note() -> None:
+        entry.status, entry.received = wire.status, wire.received
+
+    wire = Wire(receive, send, faults, int(request.headers.get("content-length", 0)), note)
     ticket = world.storage.ticket("GET" if request.method == "HEAD" else request.method, key, signature)
     try:
         if any(fault.fault == "storm" for fault in faults):
@@ -219,7 +223,7 @@ async def _storage(world: World, scope: Scope, receive: Receive, send: Send) -> 
         entry.carried_out = entry.carried_out and not wire.cut
         raise
     finally:
-        entry.status, entry.received = wire.status, wire.received
+        note()
 
 
 def serve(

@@ -68,6 +68,19 @@ def answer(body: Mapping[str, Any] | Sequence[Any], status: int = 200, **headers
     return JSONResponse(body, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def bearer(request: Request) -> bool:
+    """Say whether a request brings a key, which is any but `invalid`."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and key not in ("", "invalid")
+
+
+def error_object(refusal: Refusal) -> Mapping[str, Any]:
+    """Return the error body that OpenAI and Together share."""
+    kind = refusal.type or ("server_error" if refusal.status >= 500 else "invalid_request_error")
+    said = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
+    return {"error": said}
+
+
 def refused(service: Service, refusal: Refusal) -> Response:
     """Return a refusal in the service's own words."""
     body = refusal.body if refusal.body is not None else service.error_body(refusal)

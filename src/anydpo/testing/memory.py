@@ -94,7 +94,7 @@ class MemoryProvider:
         """Return what would be sent."""
         options = job.options.get(self.name, {})
         problems = [
-            Problem(f"options.memory.{name}", "unknown_field", "no such option", "known: price, tier")
+            Problem(f"options.{self.name}.{name}", "unknown_field", "no such option", "known: price, tier")
             for name in options
             if name not in ("price", "tier")
         ]
@@ -188,7 +188,7 @@ class MemoryProvider:
             metrics=Metrics(final=dict(_metrics(steps)) if steps else {}, history=history),
             usage=Usage(steps=steps),
             cost=Cost(amount=0.5, basis="billed") if state.done else None,
-            error=Error(code="job_failed", message="the service says it failed") if failed else None,
+            error=Error(code=self._service.failure(), message="the service says it failed") if failed else None,
             sdk="memory 1",
         )
 

@@ -21,6 +21,7 @@ Verb: TypeAlias = Literal["stage", "examine", "create", "find", "poll", "cancel"
 # out, an answer without an id. refuse, quota, auth, retired, safety: a clear no. pending, bad_rows: about a file.
 WORDS = ("ok", "lost_reply", "no_answer", "half_reply", "refuse", "quota", "auth", "retired", "safety", "capacity")
 QUEUE_SECONDS, STEPS = 1.0, 4
+_COUNTING = threading.Lock()  # so that of two requests at once each meets a word of its own
 
 
 class Service:
@@ -49,7 +50,7 @@ class Service:
         """Change how jobs go.
 
         `lag` seconds until a job is listed, `queue` and `seconds` of waiting and running, `ends` a state, `word` an
-        unknown status word.
+        unknown status word, `code` the one of the error of jobs that fail.
         """
         self.settings.update(settings)
         if self.folder is not None:
@@ -57,8 +58,9 @@ class Service:
 
     def word(self, verb: Verb, **record: Any) -> str:
         """Record a request and return what it meets."""
-        done = sum(known["verb"] == verb for known in self.records())
-        self._add({"verb": verb, "at": self.clock.now(), **record})
+        with _COUNTING:
+            done = sum(known["verb"] == verb for known in self.records())
+            self._add({"verb": verb, "at": self.clock.now(), **record})
         script = self._scripts().get(verb, [])
         return script[done] if done < len(script) else "ok"
 
@@ -122,6 +124,10 @@ class Service:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines]
+
+    def failure(self) -> str:
+        """Return the code of the error of jobs that fail."""
+        return str(self._settings().get("code", "job_failed"))
 
     def _times(self) -> tuple[float, float]:
         """Return the seconds in the queue and of running."""

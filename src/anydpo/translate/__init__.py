@@ -25,7 +25,7 @@ def from_file(path: Path) -> Translated:
     config = _parsed(path)
     for fits, reader in _readers():
         if fits(config):
-            return _checked(reader(config, path.parent))
+            return _checked(_read(reader, config, path))
     for name in installed():
         try:
             place = provider(name)
@@ -51,6 +51,15 @@ def _readers() -> list[tuple[Callable[[Mapping[str, Any]], bool], Reader]]:
     from anydpo.translate import axolotl, llamafactory, trl
 
     return [(module.fits, module.read) for module in (axolotl, llamafactory, trl)]
+
+
+def _read(reader: Reader, config: Mapping[str, Any], path: Path) -> Translated:
+    try:
+        return reader(config, path.parent)
+    except (ValueError, TypeError, AttributeError) as exc:
+        if isinstance(exc, AnyDPOError):
+            raise
+        raise Invalid(f"{path}: a setting is not of the kind that its tool takes: {exc}") from None
 
 
 def _parsed(path: Path) -> dict[str, Any]:

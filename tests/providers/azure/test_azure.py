@@ -66,6 +66,14 @@ def test_an_organisation_of_openai_is_not_told_to_azure(cloud: Cloud, monkeypatc
     assert "openai-project" not in headers
 
 
+def test_a_tier_that_may_pause_says_so_in_plan_and_result(cloud: Cloud) -> None:
+    usual = cloud.prepared().plan.warnings
+    assert not any("pause" in text for text in usual)
+    result = cloud.finished(options={"azure": {"training_type": "DeveloperTier"}})
+    (said,) = [notice.message for notice in result.warnings if "may pause" in notice.message]
+    assert "a pause is no end" in said
+
+
 @pytest.mark.parametrize("word", ["created", "pending", "pausing", "paused", "resuming", "running", "validating_files"])
 def test_no_status_of_a_job_under_way_is_an_end(word: str) -> None:
     state = AZURE.state(word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 import anydpo
 from anydpo import errors
-from anydpo.adapter import filled
+from anydpo.adapter import create_of, filled
+from anydpo.plan import Prepared
 from anydpo.result import State
 from anydpo_together import dialect, request
 from tests.providers.clouds import QWEN, Cloud, a_cloud, a_job
@@ -164,7 +166,7 @@ def test_keys_of_others_travel_from_the_environment_and_stand_in_no_plan(
     cloud.by_hand(options=options)
     assert plan.requests[-1].body["wandb_key"] == "${wandb_key}"
     known = {**cloud.provider._secret_values(), "training_file": "file-1", "key": "anydpo-1"}
-    sent = filled(request.create_of(plan), known)
+    sent = filled(create_of(plan, request.JOBS), known)
     assert (sent["wandb_key"], sent["hf_api_token"]) == ("canary-wandb", "canary-hf")
 
 
@@ -269,6 +271,53 @@ def test_an_estimate_is_asked_for_once_the_files_are_there(cloud: Cloud) -> None
     assert after.cost.basis == "provider quote"
 
 
+def test_its_own_estimate_is_held_against_the_cap_before_the_create(cloud: Cloud) -> None:
+    """The list says 0.0012 USD or so, which fits; what the service says once it has the file does not."""
+    service: Any = cloud.box.services["together"]
+    service._price = lambda given: 7.5
+    with pytest.raises(errors.CapExceeded, match=r"estimates 7\.5 USD, and the cap leaves 5 USD") as caught:
+        anydpo.submit(a_job(), "together", max_cost_usd=5)
+    assert (caught.value.exit_code, caught.value.provider) == (7, "together")
+    assert (len(cloud.sent("upload")), len(cloud.sent("estimate")), cloud.sent()) == (1, 1, [])
+    (run,) = anydpo.runs()
+    assert run.state is State.FAILED
+    assert run.result().error is not None
+    run = anydpo.submit(a_job(), "together", max_cost_usd=8)  # nothing ran: the same run, and the file is there
+    assert (run.created, len(cloud.sent()), len(cloud.box.requests("storage", "put"))) == (True, 1, 1)
+
+
+def capped(prepared: Prepared, usd: float) -> Prepared:
+    return replace(prepared, plan=prepared.plan.model_copy(update={"most_usd": usd}))
+
+
+def test_each_stage_is_estimated_and_the_others_count_by_the_list(cloud: Cloud) -> None:
+    service: Any = cloud.box.services["together"]
+    service._price = lambda given: 4.0
+    prepared = cloud.prepared(sft=anydpo.SFT(data="chosen"))
+    listed = request.quote(prepared.plan)
+    assert listed is not None
+    run = cloud.dispatch.submit(capped(prepared, 4 + listed.cost.amount)).run
+    for _ in cloud.dispatch.watch(run):
+        pass
+    assert [body["training_method"]["method"] for body in cloud.bodies()] == ["sft", "dpo"]
+    estimates = [entry["body"] for entry in cloud.sent("estimate")]
+    assert [asked["training_method"]["method"] for asked in estimates] == ["sft", "dpo"]
+    assert [name for asked in estimates for name in ("model", "from_checkpoint") if asked.get(name)] == [
+        "model",
+        "from_checkpoint",
+    ]
+
+
+def test_without_a_cap_nobody_asks_for_an_estimate_and_without_an_estimate_the_list_holds(cloud: Cloud) -> None:
+    cloud.submit()
+    assert cloud.sent("estimate") == []
+    service: Any = cloud.box.services["together"]
+    service._unready = lambda file, word: f"{word}_file_not_validated"
+    cloud.dispatch.submit(capped(cloud.prepared(seed=5), 1.0))
+    assert len(cloud.sent("estimate")) == 1
+    assert cloud.made() == 2
+
+
 def test_a_model_of_unknown_size_has_no_price() -> None:
     assert request.quote(planned(model="moonshotai/Kimi-K2-Instruct", batch_size=1)) is None
     assert request.quote(planned(model="meta-llama/Llama-3.3-70B-Instruct-Reference")) is None
@@ -295,3 +344,17 @@ def test_the_storage_is_never_shown_the_key(cloud: Cloud, tmp_path: Path) -> Non
     cloud.ended(ref)
     cloud.provider.fetch(ref, tmp_path / "out")
     assert [entry["status"] for entry in cloud.box.requests("storage")] == [200, 200]
+
+
+def test_an_adapter_is_fetched_alone_where_one_was_trained(cloud: Cloud, tmp_path: Path) -> None:
+    ref = cloud.by_hand(adapter=anydpo.LoRA(r=8))
+    with pytest.raises(errors.RunFailed, match="no model yet"):
+        cloud.provider.fetch_adapter(ref, tmp_path / "early")
+    cloud.ended(ref)
+    (artifact,) = cloud.provider.fetch_adapter(ref, tmp_path / "adapter")
+    assert artifact.kind == "adapter"
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    whole = cloud.by_hand(key="anydpo-" + "1" * 24, adapter="full")
+    cloud.ended(whole)
+    with pytest.raises(errors.RunFailed, match="no adapter"):
+        cloud.provider.fetch_adapter(whole, tmp_path / "none")
