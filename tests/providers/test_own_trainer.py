@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import anydpo
 from anydpo import DPO, LoRA, PreferenceJob
 from anydpo.clock import SystemClock
 from anydpo.dispatch import Dispatch
@@ -175,7 +176,14 @@ def local(made: dict[str, Local], hh: Path, start: Path, home: Path) -> Local:
 
 @pytest.mark.parametrize("place", CLOUDS)
 def test_a_cloud_s_job_is_the_local_run(
-    here: Sandbox, hh: Path, start: Path, tmp_path: Path, made: dict[str, Local], place: str, full: bool
+    here: Sandbox,
+    hh: Path,
+    start: Path,
+    tmp_path: Path,
+    made: dict[str, Local],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    full: bool,
 ) -> None:
     """Two machines beside one process; where everything is counted, one machine too."""
     one = local(made, hh, start, tmp_path)
@@ -194,7 +202,13 @@ def test_a_cloud_s_job_is_the_local_run(
         provider, ref = dispatch.live_ref(there.run)
         (kept,) = provider.fetch(ref, tmp_path / f"c{machines}", 6)
         assert (Path(kept.path) / "adapter_model.safetensors").is_file()
-        assert [one.step for one in there.artifacts if one.kind == "checkpoint"] == [6, 8]
+        left = {one.step: one.path for one in there.artifacts if one.kind == "checkpoint"}
+        assert list(left) == [6, 8]
+        monkeypatch.setenv("ANYDPO_HOME", str(tmp_path / f"there{machines}"))
+        for start_from, path in ((there.run, there.model.weights), (f"{there.run}@6", left[6])):
+            following = anydpo.check(make(hh, start_from), place)
+            assert following.ok, following.problems
+            assert str(path) in json.dumps(following.requests[-1].body)
         with pytest.raises(JobInvalid, match="no checkpoint at step 3") as told:
             provider.fetch(ref, tmp_path / f"d{machines}", 3)
         assert "kept are: 6, 8" in str(told.value.hint)
