@@ -240,6 +240,35 @@ def test_two_providers_that_train_the_same_data_with_the_same_seed_compare_as_eq
     assert "All equal" in capsys.readouterr().out
 
 
+def test_one_job_at_five_places_is_five_columns_in_one_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], full: bool
+) -> None:
+    places = ["openai", "azure/managed", "together", "sagemaker/serverless", *(["local"] if full else [])]
+    role = "arn:aws:iam::123456789012:role/sandbox"
+    monkeypatch.setenv("ANYDPO_HOME", str(tmp_path / "home"))
+    with serve(trainer="instant", steps=4, folder=tmp_path / "box") as box:
+        for name, value in box.env.items():
+            monkeypatch.setenv(name, value)
+        gpt = "gpt-4.1-mini-2025-04-14"
+        job = anydpo.PreferenceJob(
+            model={"openai": gpt, "azure": gpt, "local": "tiny", "default": "Qwen/Qwen3-8B"},
+            data=anydpo.load(samples.pairs(64)),
+            validation=anydpo.load(samples.pairs(12, held_out=True)),
+            batch_size=16,
+            options={"sagemaker": {"role": role, "model_package_group": "tuned", "min_pairs": 10}},
+        )
+        comparison = anydpo.compare([run.wait().raise_for_state() for run in anydpo.submit(job, places)])
+    document = comparison.document().model_dump(mode="json")
+    schema = json.loads((Path(anydpo.__file__).parent / "schemas" / "compare.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(document)
+    comparison.print()
+    runs = capsys.readouterr().out.split("\nRuns\n")[1]
+    head = runs.splitlines()[0]
+    assert head.split()[1::2] == places
+    assert comparison.groups[0].runs == tuple(one.run for one in comparison.results[:2])
+    assert not comparison.comparable  # three bases, which is said
+
+
 def test_a_cloud_that_hands_out_adapters_is_measured_like_a_run_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path, full: bool
 ) -> None:

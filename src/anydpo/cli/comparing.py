@@ -32,9 +32,10 @@ def compare(runs: RunIds, page: Page = None, as_json: JSON = False) -> None:
     """Put runs side by side: one table, one page."""
     from anydpo.comparison import compare as compared
     from anydpo.comparison import kind_of
+    from anydpo.handle import find
 
     kind_of(page)
-    found = compared(runs)
+    found = compared(find(runs))
     if page is not None:
         found.save(page)
     if as_json:

@@ -120,12 +120,14 @@ def _groups(comparison: Comparison) -> Section | None:
     return Section("Not comparable", (Table(("group", "runs", "base", "held-out pairs", "best of these"), rows),), note)
 
 
-def _best_of(comparison: Comparison, group: Group) -> object:
+def _best_of(comparison: Comparison, group: Group) -> str:
     alone = Comparison([one for one in comparison.results if one.run in group.runs])
     if len(alone) < 2 or alone.quality is None:
         return ""
-    best = marks_of(comparison)[alone.best().run]
-    return f"{best.letter} by {alone.quality}"
+    found, best = alone.metric(alone.quality), alone.best()
+    marks = marks_of(comparison)
+    letters = [marks[run].letter for run, value in found.items() if value == found[best.run]]
+    return f"{' '.join(letters)} by {alone.quality}"
 
 
 def _runs(comparison: Comparison) -> Section:

@@ -19,6 +19,8 @@ from torch import Tensor
 BLOCK = 96  # queries at a time: the fastest of 64 to 512 for rows of 128 to 512
 KEYS = range(192, 769)  # fewer gain nothing; of more, what is kept would outgrow a layer's other activations
 
+_BACK: Any = torch.ops.aten._softmax_backward_data.default  # of softmax, from its value
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
     """Return attention [1, heads, Q, size] of queries that stand at the end of the keys [1, groups, K, size].
@@ -69,7 +71,7 @@ class _Attend(torch.autograd.Function):
         for weights, (start, end, seen) in zip(kept, _blocks(count, keys), strict=True):
             grad = _rows(grads[0], groups, start, end)
             through = torch.bmm(grad, v[:, :seen].transpose(1, 2))
-            slope = torch._softmax_backward_data(through, weights, -1, weights.dtype).mul_(ctx.scale)
+            slope = _BACK(through, weights, -1, weights.dtype).mul_(ctx.scale)
             to_query[:, :, start:end] = torch.bmm(slope, k[:, :seen]).view(groups, -1, end - start, size)
             to_key[:, :seen].baddbmm_(slope.transpose(1, 2), _rows(query, groups, start, end))
             to_value[:, :seen].baddbmm_(weights.transpose(1, 2), grad)
