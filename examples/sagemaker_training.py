@@ -18,13 +18,12 @@ ROLE = "arn:aws:iam::123456789012:role/sandbox"
 
 def main() -> None:
     """Submit, watch, and fetch what came out."""
-    pairs = anydpo.load(samples.pairs(64))
+    pairs = anydpo.load(samples.pairs(48))
     job = anydpo.PreferenceJob(
         model="tiny",
         data=pairs,
         validation=0.25,
         method=anydpo.DPO(loss_type="apo_zero"),
-        adapter=anydpo.LoRA(r=4),
         batch_size=8,
         options={"sagemaker": {"role": ROLE, "instance_type": "ml.g5.2xlarge", "spot": True}},
     )

@@ -164,7 +164,9 @@ def result(workspace: Workspace, name: str) -> Outcome:
         model = model.model_copy(update={"how_to_use": f"# anydpo fetch RUN -o DIR\n{model.how_to_use}"})
     else:
         model = Model(provider_model=(found.get("model") or {}).get("start"))
-    made = own_trainer.outcome(found, state, [json.loads(line) for line in lines], model=model)
+    below = f"azureml://datastores/{datastore}/paths"
+    kept = [Artifact(kind="checkpoint", path=f"{below}/{path}", step=step) for step, path in _kept(store, folder)]
+    made = own_trainer.outcome(found, state, [json.loads(line) for line in lines], model=model, artifacts=kept)
     told: dict[str, Any] = {}
     if state.done:
         details = workspace.details(name)
@@ -193,8 +195,7 @@ def fetch(workspace: Workspace, name: str, folder: Path, checkpoint: int | None)
     if not blobs:
         if checkpoint is None:
             raise RunFailed("this run has left no model yet", provider="azure")
-        kept = {blob.name.split("/dpo-step-")[1][:6] for blob in store.blobs(f"{run}/checkpoints/dpo-step-")}
-        there = ", ".join(str(int(step)) for step in sorted(kept)) or "none"
+        there = ", ".join(str(step) for step, _ in _kept(store, run)) or "none"
         raise JobInvalid(f"no checkpoint at step {checkpoint}", hint=f"kept are: {there}; save_steps sets how often")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -363,6 +364,13 @@ def _lines(store: Store, path: str, start: int, most: int | None = MOST_EVENTS) 
     shown = whole[:most]
     end = start + sum(len(line) + 1 for line in shown)
     return [line.decode("utf-8", "replace") for line in shown], end, len(whole) > len(shown)
+
+
+def _kept(store: Store, run: str) -> list[tuple[int, str]]:
+    """Return (step, path of its weights) of every checkpoint in a run's folder."""
+    start = f"{run}/checkpoints/dpo-step-"
+    steps = {blob.name.removeprefix(start).partition("/")[0] for blob in store.blobs(start)}
+    return [(int(step), f"{start}{step}/model") for step in sorted(steps)]
 
 
 def _save(store: Store, blob: Blob, target: Path) -> None:

@@ -225,26 +225,12 @@ def _is_asset(name: str) -> bool:
 
 
 def _start(job: PreferenceJob, wishes: Wishes) -> str | None:
-    """Return the path in a datastore that a job goes on from: its own words, or those of a run of this place."""
-    if job.start_from is None or re.fullmatch(IN_DATASTORE, job.start_from):
-        return job.start_from
-    from anydpo.errors import AnyDPOError
-    from anydpo.home import home
-    from anydpo.journal import Journal
-
-    run, _, step = job.start_from.partition("@")
-    hint = f"a run of {PLACE}, or azureml://datastores/NAME/paths/FOLDER; other weights have to be uploaded first"
-    try:
-        journal = Journal(home())
-        attempts = journal.attempts(journal.run(run).id)
-    except AnyDPOError as exc:
-        wishes.refuse("start_from", "no_start", exc.message, hint)
+    """Return the folder in a datastore that a job goes on from, which is what a run of this place leaves."""
+    if job.start_from is not None and not re.fullmatch(IN_DATASTORE, job.start_from):
+        hint = f"a run of {PLACE}, or azureml://datastores/NAME/paths/FOLDER; other weights have to be uploaded first"
+        wishes.refuse("start_from", "other_place", f"{job.start_from!r} is nothing to go on from here", hint)
         return None
-    weights = ((attempts[-1].result or {}).get("model") or {}).get("weights") if attempts else None
-    if not attempts or attempts[-1].place != PLACE or not weights:
-        wishes.refuse("start_from", "other_place", f"{run} is no finished run of {PLACE}", hint)
-        return None
-    return f"{weights.removesuffix('/model')}/checkpoints/dpo-step-{int(step):06d}/model" if step else str(weights)
+    return job.start_from
 
 
 def _config(job: PreferenceJob, data: DataSummary, wishes: Wishes, model: str, start: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ def main(archive: Path) -> int:
     root = archive.resolve().parents[3]
     code, out = root / "anydpo", root / "checkpoints"
     with zipfile.ZipFile(archive) as packed:
-        packed.extractall(code)  # our own archive
+        packed.extractall(code)  # noqa: S202 - our own archive
     out.mkdir(parents=True, exist_ok=True)
     config = config_of(json.loads((root / "input/config/hyperparameters.json").read_text("utf-8")), root, code)
     first, command, network = launch(root, config)
@@ -111,9 +112,21 @@ def config_of(given: Mapping[str, str], root: Path, code: Path) -> dict[str, Any
         config["validation_data"] = str(channels / "validation/validation.jsonl")
     if (channels / "sft").is_dir():
         config["sft"]["data"] = str(channels / "sft/sft.jsonl")
+    if (channels / "start_from").is_dir():
+        config["start_from"] = str(weights_in(channels / "start_from", root / "start_from"))
     if (code / TEMPLATE).is_file():
         config["chat_template"] = str(code / TEMPLATE)
     return {**config, "cache_dir": str(root / "cache")}
+
+
+def weights_in(channel: Path, target: Path) -> Path:
+    """Return the folder with the weights of a channel: itself, or what its archive holds, unpacked."""
+    archive = channel / "model.tar.gz"
+    if not archive.is_file():
+        return channel
+    with tarfile.open(archive) as packed:
+        packed.extractall(target, filter="data")  # nothing outside the folder
+    return target
 
 
 class Records:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from anydpo import own_trainer
@@ -77,8 +78,17 @@ def _record(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def trained(job: Mapping[str, Any], result: Mapping[str, Any], records: list[dict[str, Any]], sdk: str) -> Outcome:
-    """Return the outcome of a job of our own trainer: what its files say, and the service's clock and bill."""
+def trained(
+    job: Mapping[str, Any],
+    result: Mapping[str, Any],
+    records: list[dict[str, Any]],
+    sdk: str,
+    checkpoints: Mapping[int, str] = MappingProxyType({}),
+) -> Outcome:
+    """Return the outcome of a job of our own trainer: what its files say, and the service's clock and bill.
+
+    `checkpoints` are step → folder of those that are kept.
+    """
     state = state_of(job) or State.RUNNING
     weights = (job.get("ModelArtifacts") or {}).get("S3ModelArtifacts")
     start = (result.get("model") or {}).get("start")
@@ -88,6 +98,7 @@ def trained(job: Mapping[str, Any], result: Mapping[str, Any], records: list[dic
         use = f"# anydpo fetch RUN -o DIR brings the weights\n{model.how_to_use}"
         model = model.model_copy(update={"how_to_use": use})
     kept = [Artifact(kind="model", path=weights)] if model.tuned and weights else []
+    kept += [Artifact(kind="checkpoint", path=path, step=step) for step, path in sorted(checkpoints.items())]
     found = own_trainer.outcome(result, state, records, model=model, artifacts=kept)
     return _billed(found, job, sdk).model_copy(update={"error": _error(job, result)})
 

@@ -180,7 +180,7 @@ class SageMakerProvider:
             return dialect.served(job, _sdk())
         store, kept = self._store(region), _checkpoints(job)
         records = [json.loads(line) for line in (store.text(f"{kept}/metrics.jsonl") or "").splitlines()]
-        return dialect.trained(job, store.json(f"{kept}/result.json"), records, _sdk())
+        return dialect.trained(job, store.json(f"{kept}/result.json"), records, _sdk(), _kept(store, kept))
 
     def cancel(self, ref: JobRef) -> None:
         """Ask the job to stop; one that has ended is left alone."""
@@ -298,10 +298,9 @@ class SageMakerProvider:
     def _bring_checkpoint(self, job: Mapping[str, Any], store: Store, step: int, target: Path) -> None:
         if dialect.place_of(job) == serverless.PLACE:
             raise JobInvalid("a serverless job keeps no checkpoints", provider=NAME, hint="fetch the model")
-        below = f"{_checkpoints(job)}/checkpoints"
-        if store.bring_folder(f"{below}/dpo-step-{step:06d}/model", target) == 0:
-            kept = [name.rpartition("-")[2].lstrip("0") for name in store.folders(below) if name.startswith("dpo-")]
-            hint = f"kept are: {', '.join(kept) or 'none'}; save_steps sets how often"
+        kept = _kept(store, _checkpoints(job))
+        if step not in kept or store.bring_folder(kept[step], target) == 0:
+            hint = f"kept are: {', '.join(map(str, sorted(kept))) or 'none'}; save_steps sets how often"
             raise JobInvalid(f"no checkpoint at step {step}", provider=NAME, hint=hint)
 
 
@@ -327,6 +326,13 @@ def _checkpoints(job: Mapping[str, Any]) -> str:
     if not found:
         raise ProviderRefused("this job keeps no checkpoints in S3: it is not one of ours", provider=NAME)
     return str(found).rstrip("/")
+
+
+def _kept(store: Store, folder: str) -> dict[int, str]:
+    """Return step → where the weights are of every checkpoint in a job's folder."""
+    below = f"{folder}/checkpoints"
+    found = [name for name in store.folders(below) if name.startswith("dpo-step-")]
+    return {int(name.rpartition("-")[2]): f"{below}/{name}/model" for name in found}
 
 
 def _parts(ref: JobRef) -> tuple[str, str]:

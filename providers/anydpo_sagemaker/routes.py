@@ -17,6 +17,8 @@ def pick(job: PreferenceJob, region: str) -> tuple[str, str]:
         return "training", f"sagemaker/training: {model!r} is no model of the serverless route"
     if base.family == "nova":
         return "serverless", f"sagemaker/serverless: {model} is Amazon's own and trained nowhere else"
+    if job.start_from is not None and job.start_from.startswith("s3://"):
+        return "training", "sagemaker/training: the serverless route goes on from its own model packages only"
     losses = job.method.loss_type
     if losses != "sigmoid":
         return "training", f"sagemaker/training: the serverless route has no {losses}, sigmoid only"

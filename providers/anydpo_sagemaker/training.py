@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from anydpo_sagemaker.settings import (
 from anydpo_trainer.config import Config
 
 PLACE = "sagemaker/training"
-FIELDS = tuple(name for name in TRAINER_FIELDS if name != "start_from")
+FIELDS = TRAINER_FIELDS
 ARCHIVE = "anydpo.zip"
 NUMBER = r"([-+0-9.eE]+)"
+IN_S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+")
 OF_THE_PLACE = frozenset({"train_data", "validation_data", "start_from", "chat_template"})
 RULES = FACTS["training"]
 
@@ -45,6 +47,9 @@ def plan(job: PreferenceJob, data: DataSummary, place: Where, wishes: Wishes, re
     elif Path(model).exists() or model.startswith((".", "/", "~")) or model.endswith(".gguf"):
         hint = "a hub id such as Qwen/Qwen3-8B, or tiny"
         wishes.refuse("model", "no_model_here", f"{model!r} lies on this machine and not in the job's container", hint)
+    if job.start_from is not None and not IN_S3.fullmatch(job.start_from):
+        hint = "a run of sagemaker/training, or s3://BUCKET/… with a folder of weights or a model.tar.gz"
+        wishes.refuse("start_from", "other_place", f"{job.start_from!r} is nothing to go on from here", hint)
     template = job.chat_template if job.chat_template not in ("auto", "none") else None
     config: dict[str, Any] = {}
     try:
@@ -53,7 +58,7 @@ def plan(job: PreferenceJob, data: DataSummary, place: Where, wishes: Wishes, re
             model or "tiny",
             place=PLACE,
             has_validation=data.validation_pairs is not None,
-            start_from=None,
+            start_from=job.start_from,
             chat_template=template or job.chat_template,
             in_4bit=in_4bit(job, wishes, _without_gpu(options)),
             ours=OPTIONS,
@@ -165,6 +170,9 @@ def _create(
         channels.append(channel("validation", "${validation_file}"))
     if job.sft is not None and job.sft.data != "chosen":
         channels.append(channel("sft", "${sft_file}"))
+    if job.start_from is not None and IN_S3.fullmatch(job.start_from):
+        whole = job.start_from if job.start_from.endswith((".tar.gz", "/")) else f"{job.start_from}/"
+        channels.append(channel("start_from", whole))
     longest = options.get("max_runtime_seconds", RULES["max_runtime_seconds"])
     body = {
         **common(job, place, "output"),

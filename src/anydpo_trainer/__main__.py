@@ -115,9 +115,9 @@ def _make_models(config: Any) -> None:
 
     if os.environ.get("LOCAL_RANK", "0") != "0" or isinstance(config, (Generation, Merge)):
         return
-    for name in (getattr(config, "start_from", None) or config.model, config.ref_model):
-        if name is not None:
-            models.folder_of(name, _cache(config), config.seed)
+    models.start_of(getattr(config, "start_from", None), config.model, _cache(config), config.seed)
+    if config.ref_model is not None:
+        models.folder_of(config.ref_model, _cache(config), config.seed)
 
 
 def _train(config: Config, out: Path, engine: Any) -> dict[str, Any]:

@@ -140,6 +140,28 @@ def adapter_base(folder: str) -> str | None:
     return str(json.loads(path.read_text())["base_model_name_or_path"]) if path.is_file() else None
 
 
+def start_of(start_from: str | None, model: str, cache: Path, seed: int) -> str:
+    """Return the folder, or hub id, that training begins with.
+
+    An adapter whose base was a folder of another machine is copied once, and the copy names `model` as its base.
+    """
+    start = folder_of(start_from or model, cache, seed)
+    known = adapter_base(start)
+    if start_from is None or known is None or not Path(known).is_absolute() or Path(known).is_dir():
+        return start
+    base = folder_of(model, cache, seed)
+    whole = hashlib.sha256(base.encode())
+    for path in sorted(Path(start).iterdir()):
+        whole.update(f"{path.name}\0{_sha256(path) if path.is_file() else ''}".encode())
+
+    def write(folder: Path) -> None:
+        shutil.copytree(start, folder, dirs_exist_ok=True)
+        about = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**about, "base_model_name_or_path": base}))
+
+    return str(_cached(cache / f"start-{whole.hexdigest()[:16]}", write))
+
+
 def context_length(config: Any) -> int:
     """Return how many tokens a pair may have where the job does not say: the model's context, at most 4,096."""
     known = getattr(config, "max_position_embeddings", None) or PLAIN_LENGTH
@@ -267,8 +289,11 @@ def save(model: Any, tokenizer: Any, folder: Path, state: Mapping[str, Tensor] |
     write_folder(folder, write)
 
 
-def write_folder(folder: Path, write: Any) -> None:
-    """Call `write` on a new folder beside `folder` and put it in place when it is on disk."""
+def write_folder(folder: Path, write: Any, *, replaces: bool = True) -> None:
+    """Call `write` on a new folder beside `folder` and put it in place when it is on disk.
+
+    Where one is there by then and nothing may be replaced, that is a `TrainerError`.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -277,7 +302,7 @@ def write_folder(folder: Path, write: Any) -> None:
         for path in [*unfinished.rglob("*"), unfinished]:
             _sync(path)
         replaced = None
-        if folder.exists():
+        if replaces and folder.exists():
             replaced = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
             folder.rename(replaced / folder.name)
         unfinished.rename(folder)
@@ -318,7 +343,7 @@ def _sync(path: Path) -> None:
 def _cached(folder: Path, write: Any) -> Path:
     if not folder.is_dir():
         try:
-            write_folder(folder, write)
+            write_folder(folder, write, replaces=False)  # others may be reading what they have made
         except TrainerError:
             if not folder.is_dir():  # else another process made it meanwhile
                 raise

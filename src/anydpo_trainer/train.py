@@ -69,7 +69,7 @@ class Report:
 def train(config: Config, out: Path, engine: Engine, cache: Path) -> Report:
     """Train as `config` says and leave the model in `out/model`; goes on from the last whole checkpoint."""
     began = time.monotonic()
-    start = models.folder_of(config.start_from or config.model, cache, config.seed)
+    start = models.start_of(config.start_from, config.model, cache, config.seed)
     known = models.load_config(start)
     tokenizer = models.load_tokenizer(start)
     data = _read(config, tokenizer, known)

@@ -17,4 +17,4 @@ def test_the_example_runs() -> None:
     said = done.stdout.splitlines()
     assert said[0].startswith("sagemaker/training: 'tiny'")
     assert [line.partition(":")[0] for line in said[1:4]] == ["Interrupted", "Restarting", "Completed"]
-    assert "adapter_model.safetensors" in said[-1]
+    assert "model.safetensors" in said[-1]

@@ -147,6 +147,7 @@ def test_nova_and_whole_weights_differ_as_documented() -> None:
         ("serverless", {"model": "meta-llama/Llama-3.2-1B-Instruct"}, "options.sagemaker.accept_eula", "licence"),
         ("serverless", {"model": "Qwen/Qwen3-8B", "options": {"min_pairs": None}}, "data", "1,000"),
         ("serverless", {"model": "Qwen/Qwen3-8B", "options": {"model_package_group": None}}, "options.sagemaker.model_package_group", "group"),
+        ("training", {"start_from": "./folder"}, "start_from", "nothing to go on from"),
         ("serverless", {"model": "Qwen/Qwen3-8B", "start_from": "ft-1"}, "start_from", "nothing to go on from"),
     ],
 )  # fmt: skip
