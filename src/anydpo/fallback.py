@@ -1,4 +1,4 @@
-"""Where a run goes on when a place says no: for reasons that lie with the place, in the user's order, on their terms."""
+"""Where a run goes on when a place says no: for reasons that lie with the place, in order, on the user's terms."""
 
 from __future__ import annotations
 
