@@ -75,12 +75,12 @@ def test_this_machine_reports_the_tokens_that_were_quoted() -> None:
 
 def test_a_trial_that_fails_leaves_the_time_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     from anydpo.errors import RunFailed
-    from anydpo_local import machine
+    from anydpo_local import estimate
 
     def broken(*_: Any, **__: Any) -> None:
         raise RunFailed("no memory")
 
-    monkeypatch.setattr(machine, "run_trainer", broken)
+    monkeypatch.setattr(estimate, "run_trainer", broken)
     quoted = anydpo.quote(tone(model="tiny"), "local")["local"]
     assert quoted is not None
     assert (quoted.tokens, quoted.seconds) == (None, None)
