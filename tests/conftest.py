@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, their trainers included
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+gc.set_threshold(100_000, 50, 50)  # torch, transformers and five SDKs stay: not to be looked through at every turn
 
 HERE = Path(__file__).parent
 ORACLES = Path(os.environ.get("ANYDPO_ORACLES", HERE / "oracles"))

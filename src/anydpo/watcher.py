@@ -15,7 +15,7 @@ from anydpo.records import AttemptRow
 from anydpo.registry import provider, split_place
 from anydpo.result import Result, State
 
-REHEARSAL_SECONDS = 0.5
+REHEARSAL_SECONDS = 0.2
 LEFT_QUEUE = "stood in the queue for longer than the run may wait, and was cancelled there"
 
 

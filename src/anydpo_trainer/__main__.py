@@ -62,12 +62,14 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     # OpenMP's threads wait by spinning; two trainers on one machine then take ten times as long as one after the other
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     memory.keep_freed()
-    import torch
-    from transformers.utils import logging as transformers_log
+    with memory.importing():
+        import torch
+        import transformers.modeling_utils  # noqa: F401 - else it comes with the first model, and takes longer
+        from transformers.utils import logging as transformers_log
 
-    from anydpo_trainer import model as models
-    from anydpo_trainer.engine import Engine, Stopped
-    from anydpo_trainer.shard import World
+        from anydpo_trainer import model as models
+        from anydpo_trainer.engine import Engine, Stopped
+        from anydpo_trainer.shard import World
 
     quiet: Any = transformers_log.disable_progress_bar
     quiet()

@@ -31,9 +31,13 @@ def rehearsal() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
-def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, rehearsal: dict[str, str]) -> None:
+def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, rehearsal: dict[str, str], full: bool) -> None:
     blocks = BLOCK.findall(page.read_text("utf-8"))
     env = environment(tmp_path) | (rehearsal if page.name == "README.md" else {})
+    if not full:
+        settings = Path(env["ANYDPO_HOME"]) / "config.toml"
+        settings.parent.mkdir()
+        settings.write_text('[defaults]\nmax_steps = 6\nallow_ignored = ["max_steps"]\n')
     if any("support_tone.jsonl" in text and "init" not in text for _, text in blocks[:1]):
         subprocess.run([BIN / "anydpo", "init", "."], cwd=tmp_path, env=env, check=True)
     for language, text in blocks:
@@ -74,7 +78,8 @@ def test_the_demo_reaches_what_it_promises(tmp_path: Path, full: bool) -> None:
     """`make demo` runs the same file; `make proof` runs it with its control, so that they are not run twice here."""
     if full:
         return
-    command = [sys.executable, str(ROOT / "examples" / "support_tone.py"), "--folder", str(tmp_path / "demo")]
+    demo = ROOT / "examples" / "support_tone.py"
+    command = [sys.executable, str(demo), "--folder", str(tmp_path / "demo"), "--quick"]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "reached what it promises" in done.stdout
@@ -95,7 +100,17 @@ def test_the_vendors_delivery_becomes_pairs(tmp_path: Path) -> None:
     assert "12 test_question" in done.stdout
 
 
-WITH_THEIR_OWN_TEST = ("support_tone.py", "vendor_csv.py", "rehearse_clouds.py")
+def test_a_spot_job_is_interrupted_and_completes(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "sagemaker_training.py")]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout.splitlines()
+    assert said[0].startswith("sagemaker/training: 'tiny'")
+    assert [line.partition(":")[0] for line in said[1:4]] == ["Interrupted", "Restarting", "Completed"]
+    assert "model.safetensors" in said[-1]
+
+
+WITH_THEIR_OWN_TEST = ("support_tone.py", "vendor_csv.py", "rehearse_clouds.py", "sagemaker_training.py")
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name not in WITH_THEIR_OWN_TEST)
 
 

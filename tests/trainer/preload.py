@@ -6,4 +6,4 @@ import transformers
 from transformers import LlamaForCausalLM  # noqa: F401
 
 torch.set_num_threads(1)
-transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+transformers.utils.logging.disable_progress_bar()

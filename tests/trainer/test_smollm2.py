@@ -26,7 +26,7 @@ def test_lora_on_human_pairs(hh: Path, full: bool) -> None:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
 
-    train, held_out, steps, batch = (64, 24, 16, 4) if full else (4, 3, 2, 2)
+    train, held_out, steps, batch = (64, 24, 16, 4) if full else (2, 2, 2, 1)
     job = anydpo.PreferenceJob(
         model="smollm2-135m",
         data={"path": str(hh / "harmless-base-train.jsonl.gz"), "max_pairs": train},

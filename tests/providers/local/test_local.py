@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,11 +43,14 @@ def long(job: anydpo.PreferenceJob) -> anydpo.PreferenceJob:
     return job.replace(epochs=400, save_steps=5, eval_steps=50)
 
 
+PAUSE = threading.Event()
+
+
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        os.sched_yield()
+        PAUSE.wait(0.02)  # yielding would keep a core from the process that is waited for
 
 
 def folder_of(run: anydpo.Run) -> Path:
