@@ -72,8 +72,13 @@ def id_at(model: str, place: str) -> str | None:
 
 def same_weights(one: str, other: str) -> bool:
     """Say whether two names are known to mean the same weights."""
-    entry = _entry(one)
-    return one == other or (entry is not None and entry is _entry(other))
+    return name_of(one) == name_of(other)
+
+
+def name_of(model: str) -> str:
+    """Return the name that the table has for these weights, whatever a place calls them; the same where it has none."""
+    entry = _entry(model)
+    return model if entry is None else str(entry["name"])
 
 
 def offer_of(model: str, place: str, can: Capabilities) -> Offer | None:

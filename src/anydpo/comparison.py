@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from anydpo.catalogue import name_of
 from anydpo.errors import Invalid
 from anydpo.result import Cost, Estimate, Evaluation, Part, Result, State
 from anydpo.significance import Difference, differences
@@ -106,12 +107,12 @@ class Comparison:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Which runs may be compared with which; several groups are not comparable with one another."""
-        found: dict[tuple[str | None, str | None], list[str]] = {}
+        found: dict[tuple[str | None, str | None], list[Result]] = {}
         for one in self.results:
-            found.setdefault((base_of(one), self.evaluated_on(one)), []).append(one.run)
+            found.setdefault((_weights_of(one), self.evaluated_on(one)), []).append(one)
         return tuple(
-            Group(number=i, base=base, evaluated_on=data, runs=tuple(runs))
-            for i, ((base, data), runs) in enumerate(found.items(), 1)
+            Group(number=i, base=base_of(runs[0]), evaluated_on=data, runs=tuple(one.run for one in runs))
+            for i, ((_, data), runs) in enumerate(found.items(), 1)
         )
 
     @property
@@ -308,7 +309,16 @@ def kind_of(path: Path | None) -> str | None:
 
 def base_of(result: Result) -> str | None:
     """Return the weights a run began from, by name: what was asked for at that place, and a start if there was one."""
+    return _from(result.model.requested or result.model.provider_model, result)
+
+
+def _weights_of(result: Result) -> str | None:
+    """Return `base_of` with one name for what several places call differently, as the catalogue knows it."""
     base = result.model.requested or result.model.provider_model
+    return _from(base and name_of(base), result)
+
+
+def _from(base: str | None, result: Result) -> str | None:
     start = result.job.get("start_from")
     return f"{base} from {start}" if start else base
 

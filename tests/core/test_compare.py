@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 
 from anydpo import cli
+from anydpo.cli.following import show_result
 from anydpo.comparison import Comparison, NotComparable, compare
 from anydpo.errors import Invalid
-from anydpo.result import Metrics, State
+from anydpo.result import Metrics, Model, State
 from tests.report import made
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "src" / "anydpo" / "schemas" / "compare.schema.json").read_text())
@@ -57,6 +58,26 @@ def test_other_bases_and_other_pairs_are_groups_of_their_own_and_that_is_said(
     comparison.save(tmp_path / "page.html")
     assert "NOT COMPARABLE" in (tmp_path / "page.html").read_text("utf-8")
     assert "NOT COMPARABLE" in comparison._repr_html_()
+
+
+def test_one_base_under_two_names_is_one_group() -> None:
+    """Together's `-Reference` copies hold the weights of the hub's model, as its own list of models says."""
+    llama = "meta-llama/Llama-3.3-70B-Instruct"
+    runs = [made.result(i, model=Model(requested=name)) for i, name in enumerate((llama, f"{llama}-Reference"))]
+    (group,) = compare(runs).groups
+    assert (group.base, group.runs) == (llama, tuple(one.run for one in runs))
+    assert [row.base for row in compare(runs).rows] == [llama, f"{llama}-Reference"]
+
+
+def test_what_was_measured_here_is_shown_with_its_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = made.measured(tmp_path, made.result(0), 0.9, seed=0)
+    show_result(one)
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "measured:" in text]
+    figure = one.evaluations[0].metrics[ACCURACY]
+    assert figure.low is not None
+    assert figure.high is not None
+    assert f"measured: 60 pairs, by {one.evaluations[0].by}: accuracy {figure.value:.4g} [" in line
+    assert f"[{figure.low:.4g}, {figure.high:.4g}]" in line
 
 
 def test_a_metric_that_is_missing_is_a_dash_and_never_a_zero(

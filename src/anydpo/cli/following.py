@@ -11,7 +11,7 @@ from anydpo.cli import output
 
 if TYPE_CHECKING:
     from anydpo.handle import Run
-    from anydpo.result import Result
+    from anydpo.result import Evaluation, Result
     from anydpo.tracking import EventSink
 
 
@@ -30,6 +30,12 @@ def sinks_of(names: Sequence[str] | None) -> list[EventSink]:
 
 
 WORST = (5, 6, 3, 4, 1)  # of several runs, the first of these exit codes that any has
+MEASURED = (
+    ("accuracy", "measured/rewards/accuracies"),
+    ("margin", "measured/rewards/margins"),
+    ("KL", "measured/kl"),
+    ("win rate", "judge/win_rate"),
+)
 
 
 def follow_all(runs: Sequence[Run], *, as_lines: bool = False) -> list[Result]:
@@ -129,6 +135,8 @@ def show_result(result: Result) -> None:
         ]
         if shown:
             output.out(f"  {what}: {', '.join(shown)}")
+    for each in result.evaluations:
+        output.out(f"  {'measured' if each.kind == 'pairs' else 'judged'}: {_measured(each)}")
     if len(result.attempts) > 1:
         went = (f"{each.place} ({each.error.code})" if each.error else each.place for each in result.attempts)
         output.out(f"  went:  {', then '.join(went)}")
@@ -138,3 +146,15 @@ def show_result(result: Result) -> None:
         output.out(f"  model: {result.model.tuned}")
     for warning in result.warnings:
         output.out(f"  note ({warning.code}): {warning.message}")
+
+
+def _measured(evaluation: Evaluation) -> str:
+    """Return what was measured here in a line: figures with their intervals, on how many pairs, and by what."""
+    shown = []
+    for label, name in MEASURED:
+        if (figure := evaluation.metrics.get(name)) is None:
+            continue
+        low, high = figure.low, figure.high
+        interval = f" [{output.number(low)}, {output.number(high)}]" if low is not None and high is not None else ""
+        shown.append(f"{label} {output.number(figure.value)}{interval}")
+    return f"{evaluation.pairs} pairs, by {evaluation.by}: {', '.join(shown)}"
