@@ -7,7 +7,8 @@ STAMP := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest
 # One more than cores, since some tests wait for a server
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
-# Python compiles what it imports; pip would compile all of torch, sympy and five SDKs first, for longer than it downloads
+# Python compiles what it imports, once; pip would compile all of torch, sympy and five SDKs, for longer than it downloads
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # Only what the standard library and the language had then is asked here; types of torch are checked with the rest
