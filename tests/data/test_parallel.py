@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,6 @@ def test_small_packed_and_other_files_are_read_by_one(
     assert parallel.workers_for(reading, 4) == 1  # an array, a table, a stream: not lines
 
 
-@pytest.mark.parametrize("workers", [2, 3, 4, 8])
-def test_every_range_has_one_owner_and_nobody_is_idle(workers: int) -> None:
-    owners = [parallel.owner(at, workers) for at in range(60)]
-    assert set(owners) == ({0, 1} if workers == 2 else set(range(1, workers)))
-
-
 def test_what_was_not_read_yet_is_read_once_and_written(large: Path, tmp_path: Path) -> None:
     """One pass finds and writes the same as a scan and a pass for the file."""
     scanned = read(large, workers=1)
@@ -140,9 +135,27 @@ def test_what_was_not_read_yet_is_read_once_and_written(large: Path, tmp_path: P
         fresh = read(large, workers=workers)
         written = fresh.write(tmp_path / f"{workers}.jsonl", "openai")
         assert fresh.is_scanned
-        assert (fresh.scan, fresh.fingerprint) == (scanned.scan, scanned.fingerprint)
+        assert fresh.scan.refused == {"openai": {}}
+        assert (replace(fresh.scan, refused={}), fresh.fingerprint) == (scanned.scan, scanned.fingerprint)
         assert written.sha256 == scanned.write(tmp_path / "two.jsonl", "openai").sha256
         assert written.pairs == len(scanned)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_what_a_provider_refuses_is_named_with_its_lines(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "LARGE", 1000)
+    monkeypatch.setattr(parallel, "RANGE", 4000)
+    path, target = tmp_path / "chats.jsonl", tmp_path / "out.jsonl"
+    late = [{"role": role, "content": "So."} for role in ("user", "system", "user")]
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    rows = [{"prompt": late if i in (7, 300, 301) else late[:1], **answers} for i in range(1, 400)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataInvalid, match="3 pairs: a system message has to be the first one") as found:
+        read(path, workers=workers).write(target, "sagemaker_chat")
+    assert f"({path}:7, {path}:300, {path}:301)" in str(found.value)
+    assert not target.exists()
 
 
 def test_one_pass_leaves_nothing_where_the_dialect_cannot_hold_the_pairs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from anydpo.data.scan import (
     KEPT,
     Block,
     Decided,
+    Form,
     Outcome,
     Scan,
     Side,
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["KEPT", "Decided", "Outcome", "PreferenceDataset", "Scan", "Skipped"]
 
-Forms: TypeAlias = "tuple[str | None, ...]"  # writers' names; None is the canonical line
-Blocks: TypeAlias = "Callable[[Forms, tuple[Step, ...]], Iterator[Block]]"
-CANONICAL: Forms = (None,)
+Names: TypeAlias = "tuple[str | None, ...]"  # writers' names; None is the canonical line
+Blocks: TypeAlias = "Callable[[Names, tuple[Step, ...]], Iterator[Block]]"
+CANONICAL: Names = (None,)
 
 
 class PreferenceDataset:
@@ -132,7 +133,7 @@ class PreferenceDataset:
         """
         if self._blocks is not None:
             return self._blocks(forms or CANONICAL, ())
-        return blocks(self._outcomes(), encoders(forms or CANONICAL))
+        return blocks(self._outcomes(), forms_of(forms or CANONICAL))
 
     def encoded(self, writer: str) -> Iterator[bytes]:
         """Yield the pairs in the dialect of a writer; where no pass was made yet, this one is it."""
@@ -196,12 +197,12 @@ class PreferenceDataset:
             for part in parts:
                 yield from part.judgments
 
-        def in_blocks(forms: Forms, steps: tuple[Step, ...]) -> Iterator[Block]:
+        def in_blocks(forms: Names, steps: tuple[Step, ...]) -> Iterator[Block]:
             for part in parts:
                 if part._blocks is not None:
                     yield from part._blocks(forms, steps)
                 else:
-                    yield from blocks(changed(part._outcomes(), steps), encoders(forms))
+                    yield from blocks(changed(part._outcomes(), steps), forms_of(forms))
 
         return cls(
             outcomes,
@@ -220,10 +221,10 @@ class PreferenceDataset:
     def _map(self, step: Step) -> PreferenceDataset:
         before = self._blocks
 
-        def in_blocks(forms: Forms, steps: tuple[Step, ...]) -> Iterator[Block]:
+        def in_blocks(forms: Names, steps: tuple[Step, ...]) -> Iterator[Block]:
             if before is not None:
                 return before(forms, (step, *steps))
-            return blocks(changed(self._outcomes(), (step, *steps)), encoders(forms))
+            return blocks(changed(self._outcomes(), (step, *steps)), forms_of(forms))
 
         return PreferenceDataset(
             lambda: changed(self._outcomes(), (step,)),
@@ -250,13 +251,14 @@ class PreferenceDataset:
         )
 
 
-def encoders(forms: Forms) -> list[Callable[[PreferencePair], bytes]]:
-    """Return how a pair becomes a line in each of these dialects."""
-    return [canonical_line if name is None else _encoder(name) for name in forms]
+def forms_of(names: Names) -> list[Form]:
+    """Return how a pair becomes a line in each of these dialects, and what their providers refuse."""
+    return [Form(None, canonical_line) if name is None else _form(name) for name in names]
 
 
-def _encoder(writer: str) -> Callable[[PreferencePair], bytes]:
+def _form(writer: str) -> Form:
+    from anydpo.data.limits import LIMITS
     from anydpo.data.write import json_line, writer_of
 
-    row = writer_of(writer).row
-    return lambda pair: json_line(row(pair))
+    row, limits = writer_of(writer).row, LIMITS.get(writer)
+    return Form(writer, lambda pair: json_line(row(pair)), limits.rule if limits is not None else None)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from anydpo.data.finding import SHOWN, counted
+from anydpo.data.finding import counted
 from anydpo.data.pair import PreferencePair, images_in
+from anydpo.data.scan import Refusal, Refusals
 
 MB, GB = 1 << 20, 1 << 30
 DATA_URL = re.compile(r"data:image/(png|jpeg|webp);base64,", re.IGNORECASE)
@@ -163,11 +164,14 @@ LOOKED_AT = ("system", "multi_turn", "many_messages", "tools", "images")  # pair
 
 def refused_pairs(pairs: Iterable[PreferencePair], rule: Rule) -> list[Refused]:
     """Return why pairs break a rule, the most frequent reason first."""
-    counts: dict[str, int] = {}
-    places: dict[str, list[str]] = {}
+    found: Refusals = {}
     for pair in pairs:
         for reason in rule(pair):
-            counts[reason] = counts.get(reason, 0) + 1
-            if len(found := places.setdefault(reason, [])) < SHOWN:
-                found.append(pair.source)
-    return [Refused(r, counts[r], tuple(filter(None, places[r]))) for r in sorted(counts, key=lambda r: -counts[r])]
+            found.setdefault(reason, Refusal()).add(1, (pair.source,))
+    return in_words(found)
+
+
+def in_words(refusals: Refusals) -> list[Refused]:
+    """Return what was counted, the most frequent reason first."""
+    ordered = sorted(refusals.items(), key=lambda item: -item[1].count)
+    return [Refused(reason, found.count, tuple(found.sources)) for reason, found in ordered]

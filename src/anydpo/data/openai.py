@@ -98,8 +98,13 @@ def _with_image_urls(message: Message) -> Message:
     return {**message, "content": parts}
 
 
-def _answering(conversation: Messages) -> list[Message]:
+def _answering(conversation: Messages) -> Sequence[Message]:
     """Give every tool message the call id that the OpenAI schema demands and TRL's leaves out."""
+    for message in conversation:
+        if message["role"] == "tool":
+            break
+    else:
+        return conversation
     made: list[Message] = []
     waiting: list[dict[str, Any]] = []
     for message in conversation:

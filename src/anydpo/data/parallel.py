@@ -2,8 +2,8 @@
 
 Workers are programs of their own and no fork of this one: a user's script needs no `__main__` guard, and threads and
 GPU libraries of the parent are none of their business. They hand back their blocks through a pipe, which holds them up
-until they are asked for, so that memory does not grow with the file. The parent puts everything in order and takes the
-fingerprint, a fifth of the whole; where it has one worker only it reads every third range itself.
+until they are asked for, so that memory does not grow with the file. The parent puts everything in order, takes the
+fingerprint and writes: a tenth of the whole, so there are as many workers as cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import orjson
 
-from anydpo.data.dataset import Forms, encoders
+from anydpo.data.dataset import Names, forms_of
 from anydpo.data.dialect import DIALECTS
 from anydpo.data.reading import OnBad, Reading, Rows
 from anydpo.data.rows import Row
@@ -31,7 +31,7 @@ from anydpo.data.source import BOM, parse
 from anydpo.errors import DataInvalid
 
 LARGE = 50_000_000  # bytes above which several processes pay
-RANGE = 4 << 20  # bytes a worker takes at a time
+RANGE = 2 << 20  # bytes a worker takes at a time
 PIPE = 1 << 20  # bytes a pipe holds, where the system lets us say so
 AHEAD = 1  # ranges that a worker has ready beside the one it is at
 MOST = 8  # processes; beyond, writing the result in order is what takes the time
@@ -45,7 +45,7 @@ class Task:
     path: str
     format: str
     options: Any
-    forms: Forms
+    forms: Names
     steps: tuple[Step, ...]
     size: int
     range: int
@@ -53,13 +53,8 @@ class Task:
     workers: int
 
 
-def owner(at: int, workers: int) -> int:
-    """Return whose the `at`-th range is: 0 is the parent, the others count from 1."""
-    return (at % 3 + 1) // 2 if workers == 2 else 1 + at % (workers - 1)
-
-
 def workers_for(reading: Reading, wanted: int | None) -> int:
-    """Return how many processes read this source; 1 is this one alone."""
+    """Return how many processes read this source; 1 is this one, more are others beside it."""
     path = reading.rows.source
     if not isinstance(path, Path) or path.suffix not in LINES or reading.dialect.grouped or not sys.executable:
         return 1
@@ -76,37 +71,30 @@ def _is_array(path: Path) -> bool:
 
 
 def parallel_blocks(
-    reading: Reading, on_bad: OnBad, forms: Forms, steps: tuple[Step, ...], workers: int
+    reading: Reading, on_bad: OnBad, forms: Names, steps: tuple[Step, ...], workers: int
 ) -> Iterator[Block]:
     """Yield the blocks of a file in its order, made by so many processes."""
     reading.rows.check_unchanged()
     path = reading.rows.source
     assert isinstance(path, Path)
     size = path.stat().st_size
-    running = {
-        index: _start(Task(str(path), reading.format, reading.options, forms, steps, size, RANGE, index, workers))
-        for index in range(1, workers)
-    }
-    encode, before = encoders(forms), 0
+    running = [
+        _start(Task(str(path), reading.format, reading.options, forms, steps, size, RANGE, index, workers))
+        for index in range(workers)
+    ]
+    before = 0
     try:
-        with path.open("rb") as file:
-            for at in range(-(-size // RANGE)):
-                lines = 0
-                if (process := running.get(owner(at, workers))) is None:
-                    mine = Lines(file, at, RANGE)
-                    for block in blocks(changed(reading.outcomes("skip", mine), steps), encode):
-                        yield _placed(block, before, on_bad)
-                    lines = mine.read
+        for at in range(-(-size // RANGE)):
+            lines, pipe = 0, running[at % workers].stdout
+            assert pipe is not None
+            for found in _received(pipe, path):
+                if isinstance(found, Block):
+                    yield _placed(found, before, on_bad)
                 else:
-                    assert process.stdout is not None
-                    for found in _received(process.stdout, path):
-                        if isinstance(found, Block):
-                            yield _placed(found, before, on_bad)
-                        else:
-                            lines = found
-                before += lines
+                    lines = found
+            before += lines
     finally:
-        for process in running.values():
+        for process in running:
             process.kill()
             process.wait()
             if process.stdout is not None:
@@ -114,12 +102,21 @@ def parallel_blocks(
 
 
 def _placed(block: Block, before: int, on_bad: OnBad) -> Block:
-    """Return the block with the lines of its skipped rows counted from the beginning of the file."""
+    """Return the block with the lines that it names counted from the beginning of the file."""
     rows = block.scan.skipped_rows
     rows[:] = [row._replace(line=row.line + before) for row in rows]
+    for refusals in block.scan.refused.values():
+        for found in refusals.values():
+            found.sources[:] = [_later(source, before) for source in found.sources]
     if rows and on_bad == "raise":
         raise DataInvalid(f"{rows[0].file}:{rows[0].line}: {rows[0].reason}: {rows[0].detail}")
     return block
+
+
+def _later(source: str, lines: int) -> str:
+    """Return `file:line` so many lines later."""
+    file, _, line = source.rpartition(":")
+    return f"{file}:{int(line) + lines}"
 
 
 def _start(task: Task) -> subprocess.Popen[bytes]:
@@ -158,13 +155,13 @@ def work(task: Task, out: IO[bytes]) -> None:
 
     path = Path(task.path)
     reading = Reading(task.path, Rows(path, task.options), DIALECTS[task.format], task.format, task.options)
-    encode = encoders(task.forms)
+    wanted = forms_of(task.forms)
     with path.open("rb") as file, _sending(out) as send:
         for at in range(-(-task.size // task.range)):
-            if owner(at, task.workers) != task.index:
+            if at % task.workers != task.index:
                 continue
             lines = Lines(file, at, task.range)
-            found = list(blocks(changed(reading.outcomes("skip", lines), task.steps), encode))
+            found = list(blocks(changed(reading.outcomes("skip", lines), task.steps), wanted))
             send((found, lines.read))
 
 

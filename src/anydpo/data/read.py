@@ -21,7 +21,7 @@ from anydpo.data import (  # noqa: F401 - each registers its dialects
     trl,
     vendor,
 )
-from anydpo.data.dataset import Forms, PreferenceDataset, encoders
+from anydpo.data.dataset import Names, PreferenceDataset, forms_of
 from anydpo.data.dialect import DIALECTS, Dialect, closest, detect
 from anydpo.data.judgment import Judgment
 from anydpo.data.mapping import ColumnMapping
@@ -121,7 +121,7 @@ def _judgments(part: Reading | Group) -> Iterator[Judgment]:
 
 
 def _blocks(
-    parts: list[Reading | Group], on_bad: OnBad, forms: Forms, steps: tuple[Step, ...], workers: int | None
+    parts: list[Reading | Group], on_bad: OnBad, forms: Names, steps: tuple[Step, ...], workers: int | None
 ) -> Iterator[Block]:
     from anydpo.data.parallel import parallel_blocks, workers_for
 
@@ -130,7 +130,7 @@ def _blocks(
             yield from parallel_blocks(part, on_bad, forms, steps, count)
         else:
             outcomes: Iterable[Outcome] = part.outcomes(on_bad)
-            yield from blocks(changed(outcomes, steps), encoders(forms))
+            yield from blocks(changed(outcomes, steps), forms_of(forms))
 
 
 def no_pairs(dataset: PreferenceDataset) -> DataInvalid:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypeAlias
 
+from anydpo.data.finding import SHOWN
 from anydpo.data.pair import PreferencePair, images_in, in_validation, text_of
 
 KEPT = 1000  # skipped rows remembered one by one; all are counted
@@ -30,13 +31,37 @@ class Decided(NamedTuple):
     rows: int
 
 
+class Form(NamedTuple):
+    """One way in which pairs are asked for as bytes; `rule` yields why the provider who reads it refuses a pair."""
+
+    name: str | None
+    encode: Callable[[PreferencePair], bytes]
+    rule: Callable[[PreferencePair], Iterable[str]] | None = None
+
+
+@dataclass
+class Refusal:
+    """How many pairs break one rule of a provider, and where the first ones are."""
+
+    count: int = 0
+    sources: list[str] = field(default_factory=list[str])
+
+    def add(self, count: int, sources: Iterable[str]) -> None:
+        """Count more pairs, of which some stand here."""
+        self.count += count
+        self.sources += [source for source in sources if source][: SHOWN - len(self.sources)]
+
+
+Refusals: TypeAlias = "dict[str, Refusal]"  # why → how many
 Outcome: TypeAlias = "PreferencePair | Skipped | Decided"
-Encode: TypeAlias = Callable[[PreferencePair], bytes]
 
 
 @dataclass
 class Scan:
-    """What one pass over the rows found; `used` rows stand in pairs, the others are skipped."""
+    """What one pass over the rows found; `used` rows stand in pairs, the others are skipped.
+
+    `refused` has, for each dialect that the pairs were written in, what its provider does not accept.
+    """
 
     pairs: int = 0
     used: int = 0
@@ -45,6 +70,7 @@ class Scan:
     features: Counter[str] = field(default_factory=Counter[str])
     characters: Counter[str] = field(default_factory=Counter[str])
     chosen_longer: int = 0
+    refused: dict[str, Refusals] = field(default_factory=dict[str, "Refusals"])
     fingerprint: str = ""
 
     def add(self, other: Scan) -> None:
@@ -56,6 +82,14 @@ class Scan:
         self.features += other.features
         self.characters += other.characters
         self.chosen_longer += other.chosen_longer
+        for name, refusals in other.refused.items():
+            self.refused.setdefault(name, {})
+            for reason, found in refusals.items():
+                self.refuse(name, reason, found.count, found.sources)
+
+    def refuse(self, name: str, reason: str, count: int, sources: Iterable[str]) -> None:
+        """Count pairs that the provider of a dialect refuses."""
+        self.refused.setdefault(name, {}).setdefault(reason, Refusal()).add(count, sources)
 
     def skip(self, row: Skipped) -> None:
         """Count a skipped row."""
@@ -148,10 +182,11 @@ def canonical_line(pair: PreferencePair) -> bytes:
     return pair.canonical() + b"\n"
 
 
-def blocks(outcomes: Iterable[Outcome], encoders: Sequence[Encode]) -> Iterator[Block]:
+def blocks(outcomes: Iterable[Outcome], asked: Sequence[Form]) -> Iterator[Block]:
     """Yield what the rows show and hold, a piece at a time."""
-    scan, forms, size = Scan(), [list[bytes]() for _ in encoders], 0
-    ways = [(encode, form.append) for encode, form in zip(encoders, forms, strict=True)]
+    rules = [(form.name, form.rule) for form in asked if form.name is not None and form.rule is not None]
+    scan, forms, size = _begun(rules), [list[bytes]() for _ in asked], 0
+    ways = [(form.encode, lines.append) for form, lines in zip(asked, forms, strict=True)]
     for item in outcomes:
         if isinstance(item, PreferencePair):
             scan.used += 1
@@ -167,12 +202,20 @@ def blocks(outcomes: Iterable[Outcome], encoders: Sequence[Encode]) -> Iterator[
             for encode, keep in ways:
                 keep(line := encode(pair))
                 size += len(line)
+            for name, rule in rules:
+                for reason in rule(pair):
+                    scan.refuse(name, reason, 1, (pair.source,))
         if size > PIECE * len(forms):
             yield Block(scan, tuple(map(b"".join, forms)))
-            scan, size = Scan(), 0
+            scan, size = _begun(rules), 0
             for form in forms:
                 form.clear()
     yield Block(scan, tuple(map(b"".join, forms)))
+
+
+def _begun(rules: Iterable[tuple[str, object]]) -> Scan:
+    """Return a scan that says also of a provider who refuses nothing that it was asked."""
+    return Scan(refused={name: {} for name, _ in rules})
 
 
 def measure(pair: PreferencePair, scan: Scan) -> None:

@@ -19,7 +19,7 @@ import orjson
 from anydpo.data import amazon, openai, trl  # noqa: F401 - each registers its writers
 from anydpo.data.dataset import PreferenceDataset
 from anydpo.data.dialect import WRITERS, Writer
-from anydpo.data.limits import LIMITS, LOOKED_AT, Refused, refused_pairs
+from anydpo.data.limits import LIMITS, LOOKED_AT, Refused, in_words, refused_pairs
 from anydpo.data.pair import PreferencePair
 from anydpo.errors import DataInvalid
 
@@ -121,6 +121,8 @@ def check_fits(dataset: PreferenceDataset, to: Writer) -> dict[str, int]:
 
 def refused_by(dataset: PreferenceDataset, format: str) -> list[Refused]:  # noqa: A002
     """Return why the provider who reads this dialect refuses pairs; where all are plain, they are not read again."""
+    if format in dataset.scan.refused:
+        return in_words(dataset.scan.refused[format])
     limits = LIMITS.get(format)
     if limits is None or not any(dataset.scan.features[name] for name in LOOKED_AT):
         return []
