@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest
-# One more than cores, since some tests wait for a server
-WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# Two a core, since some tests wait: for a server, for a trainer
+WORKERS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 # Python compiles what it imports, once; pip would compile all of torch, sympy and five SDKs, for longer than it downloads
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
@@ -51,7 +51,7 @@ pyright: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pyright310: $(STAMP)
-	$(BIN)/pyright --pythonpath $(BIN)/python --pythonversion 3.10 src/anydpo_trainer
+	$(BIN)/pyright -p scripts/pyright310.json
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict --site-dir site
