@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest
-# Two a core, since some tests wait: for a server, for a trainer
-WORKERS ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
+# One more than cores, since some tests wait: for a server, for a trainer
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 # Python compiles what it imports, once; pip would compile all of torch, sympy and five SDKs, for longer than it downloads
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt

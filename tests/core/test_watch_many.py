@@ -20,6 +20,7 @@ def watched(runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     return found
 
 
+@pytest.mark.timeout(3600)
 def test_a_thousand_runs_are_watched_without_growth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
 ) -> None:

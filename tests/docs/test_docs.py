@@ -37,7 +37,7 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, rehearsal: dict[
     if not full:
         settings = Path(env["ANYDPO_HOME"]) / "config.toml"
         settings.parent.mkdir()
-        settings.write_text('[defaults]\nmax_steps = 6\nallow_ignored = ["max_steps"]\n')
+        settings.write_text('[defaults]\nmax_steps = 3\nallow_ignored = ["max_steps"]\n')
     if any("support_tone.jsonl" in text and "init" not in text for _, text in blocks[:1]):
         subprocess.run([BIN / "anydpo", "init", "."], cwd=tmp_path, env=env, check=True)
     for language, text in blocks:

@@ -74,11 +74,10 @@ def test_killed_at_random_moments_and_resumed(job: dict[str, Any], tmp_path: Pat
         while not ended:
             process = start(job, out)
             process.join(draw.uniform(0.02, 0.7) * length)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
+            process.kill()  # of one that has just ended nothing comes
+            process.join()
+            if process.exitcode == -signal.SIGKILL:
                 kills += 1
-                assert process.exitcode == -signal.SIGKILL
                 assert not is_held(out)
                 whole_files_only(out)
             else:

@@ -23,7 +23,7 @@ beta = 0.1
 
 [sft]                           # tiny begins with random weights, so it first learns to answer
 data = "chosen"
-epochs = 5
+epochs = 3
 learning_rate = 3e-3
 """
 
