@@ -350,3 +350,22 @@ def test_lines_of_amazon_are_as_its_guide_writes_them() -> None:
     assert picture["messages"][0]["content"][0] == {
         "image": {"format": "jpeg", "source": {"s3Location": {"uri": "s3://b/a.jpg"}}}
     }
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+@pytest.mark.parametrize("dialect", ["sagemaker_chat", "nova"])
+def test_a_name_or_a_train_of_thought_is_never_dropped_in_silence(dialect: str, scanned: bool, tmp_path: Path) -> None:
+    """One question and one answer each, but a message has a field that the dialect has no place for."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "Who?", "name": "Ada"}],
+            "chosen": [{"role": "assistant", "content": "You.", "reasoning_content": "Ada asks."}],
+            "rejected": [{"role": "assistant", "content": "I."}],
+        }
+    ]
+    dataset = load(rows)
+    if scanned:
+        assert len(dataset) == 1
+    with pytest.raises(DataInvalid, match=r"1 pair: messages hold role and content only.*\(rows:1\)"):
+        dataset.write(tmp_path / "out.jsonl", dialect)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -136,9 +136,16 @@ class PreferenceDataset:
         return blocks(self._outcomes(), forms_of(forms or CANONICAL))
 
     def encoded(self, writer: str) -> Iterator[bytes]:
-        """Yield the pairs in the dialect of a writer; where no pass was made yet, this one is it."""
+        """Yield the pairs in the dialect of a writer, and count what its provider refuses.
+
+        Where no pass was made yet, this one is it.
+        """
         if self.is_scanned:
-            yield from (block.data for block in self.blocks(writer))
+            found = Scan()
+            for block in self.blocks(writer):
+                found.add(block.scan)
+                yield block.data
+            self.scan.refused |= found.refused
             return
         scan, digest = Scan(), hashlib.sha256()
         for block in self.blocks(writer, None):

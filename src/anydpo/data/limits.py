@@ -159,7 +159,8 @@ LIMITS: dict[str, Limits] = {
     "nova": Limits("Amazon Nova", _nova, 1, 1 * GB, "1 GiB where it is registered as a data set", _nova_note),
     "trl": Limits("TRL", _plain_text),
 }
-LOOKED_AT = ("system", "multi_turn", "many_messages", "tools", "images")  # pairs with none of these break no rule
+# Pairs with none of these break no rule
+LOOKED_AT = ("system", "multi_turn", "many_messages", "tools", "images", "message_fields")
 
 
 def refused_pairs(pairs: Iterable[PreferencePair], rule: Rule) -> list[Refused]:

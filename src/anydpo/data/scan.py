@@ -222,8 +222,9 @@ def measure(pair: PreferencePair, scan: Scan) -> None:
     """Count what a pair has that not every dialect or place can hold, and how long its parts are."""
     features, characters, prompt = scan.features, scan.characters, pair.prompt
     scan.pairs += 1
-    asked, calls, pictures = 0, pair.tools is not None, False
+    asked, calls, pictures, more = 0, pair.tools is not None, False, False
     for message in prompt:
+        more = more or len(message) > 2
         content = message["content"]
         if content.__class__ is str:
             asked += len(content)
@@ -239,11 +240,14 @@ def measure(pair: PreferencePair, scan: Scan) -> None:
     if len(pair.chosen) > 1 or len(pair.rejected) > 1:
         features["many_messages"] += 1
     for message in pair.chosen + pair.rejected:
+        more = more or len(message) > 2
         calls = calls or "tool_calls" in message
     if calls:
         features["tools"] += 1
     if pictures:
         features["images"] += 1
+    if more:
+        features["message_fields"] += 1
     if pair.weight != 1.0:
         features["weight"] += 1
     if pair.margin is not None:

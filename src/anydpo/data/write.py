@@ -57,13 +57,11 @@ def write(dataset: PreferenceDataset, path: Path, format: str) -> Written:  # no
 
     Warns with `FieldsLost` before the file is there when a field has no place in it, and raises `DataInvalid`,
     leaving nothing, when a pair cannot be said in that dialect at all or its provider does not accept it. What the
-    provider may say of the whole file (too few pairs, too many bytes) is in `notes`. Rows that were not looked at
-    yet are read once, for the checks and the file together.
+    provider may say of the whole file (too few pairs, too many bytes) is in `notes`. Rows are read once, for the
+    checks and the file together.
     """
     to = writer_of(format)
-    if is_stream(path):  # what was written there cannot be taken back: all checks come first
-        _ = dataset.scan
-    lost = _told(dataset, to) if dataset.is_scanned else None
+    lost = _told(dataset, to) if is_stream(path) else None  # what is written there cannot be taken back
     digest, size = hashlib.sha256(), 0
     with whole_file(path) as file:
         for data in dataset.encoded(to.name):
