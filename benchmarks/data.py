@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -84,18 +85,25 @@ def measured(code: str, *words: str) -> dict[str, Any]:
     began = time.perf_counter()
     env = {**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, env=env)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, _resident(process.pid))
-        time.sleep(0.1)  # looking costs a core its time
+    peak, ended = [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):  # looking costs a core its time
+            peak.append(_resident(process.pid))
+
+    looking = threading.Thread(target=look)
+    looking.start()
     assert process.stdout is not None
     said = process.stdout.read().split()
+    process.wait()
+    seconds = time.perf_counter() - began
+    ended.set()
+    looking.join()
     if process.returncode:
         raise SystemExit(f"a run failed with {process.returncode}")
     rows, pairs, skipped = map(int, said[-3:])
-    seconds = time.perf_counter() - began
     return {
-        "seconds": round(seconds, 2), "rows_per_second": round(rows / seconds), "peak_mb": round(peak / 1e6),
+        "seconds": round(seconds, 2), "rows_per_second": round(rows / seconds), "peak_mb": round(max(peak) / 1e6),
         "rows": rows, "pairs": pairs, "skipped": skipped,
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, their trainers included
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, their trainers included
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 gc.set_threshold(100_000, 50, 50)  # torch, transformers and five SDKs stay: not to be looked through at every turn
