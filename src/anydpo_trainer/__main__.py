@@ -64,6 +64,9 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     memory.keep_freed()
     with memory.importing():
         import torch
+
+        if (why := stop.asked()) and "RANK" not in os.environ:  # peers would wait for this one
+            return _stopped(why, out, first=first)
         import transformers.modeling_utils  # noqa: F401 - else it comes with the first model, and takes longer
         from transformers.utils import logging as transformers_log
 
@@ -84,9 +87,7 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
         found = COMMANDS[command](config, out, engine)
         status, result = DONE, {"state": "succeeded", "error": None, **found}
     except Stopped as stopped:
-        log.info("stopped: %s; the same command goes on from the last checkpoint", stopped.why)
-        status = INTERRUPTED
-        result = {"state": "cancelled", "error": None} if stopped.why == "cancelled" else None
+        status = _stopped(stopped.why, out, first=first)
     except KeyboardInterrupt:
         status = INTERRUPTED
     except (TrainerError, torch.OutOfMemoryError, MemoryError, OSError) as exc:
@@ -105,6 +106,13 @@ def _work(command: str, config: Any, out: Path, stop: folder.StopSignals, *, fir
     if first and result is not None:
         _leave_result(out, result)
     return status
+
+
+def _stopped(why: str, out: Path, *, first: bool) -> int:
+    log.info("stopped: %s; the same command goes on from the last checkpoint", why)
+    if first and why == "cancelled":
+        _leave_result(out, {"state": "cancelled", "error": None})
+    return INTERRUPTED
 
 
 def _make_models(config: Any) -> None:
@@ -208,4 +216,7 @@ def _explained(exc: BaseException) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # all is written; to take down torch and a model object by object takes as long as some runs' steps

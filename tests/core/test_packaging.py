@@ -51,11 +51,9 @@ def test_providers_folders_entry_points_and_extras_agree() -> None:
 
 def test_a_clean_environment_can_lint_and_lists_its_providers(wheel: Path, tmp_path: Path) -> None:
     """Without torch: the core works, and `local` says what it lacks."""
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    constraints = ROOT / "constraints.txt"
-    install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), str(wheel)]
-    subprocess.run(install, check=True)
+    venv.create(tmp_path / "env")
+    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "env"), "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(tmp_path / "env" / "bin" / "anydpo"), *arguments]

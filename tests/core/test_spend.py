@@ -59,7 +59,7 @@ def test_together_reports_the_tokens_that_were_quoted(box: Sandbox, epochs: int,
 
 
 def test_this_machine_reports_the_tokens_that_were_quoted() -> None:
-    job = tone(model="tiny", epochs=2, sft=anydpo.SFT(data="chosen", epochs=2))
+    job = tone(model="tiny", data=anydpo.load(samples.pairs(48)), epochs=2, sft=anydpo.SFT(data="chosen", epochs=2))
     quoted = anydpo.quote(job, "local")["local"]
     assert quoted is not None
     assert quoted.cost.amount == 0

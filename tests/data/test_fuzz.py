@@ -49,7 +49,7 @@ quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_
 
 def cases(full: bool, share: float, strategy: Any, check: Callable[..., None]) -> None:
     """Run a share of the 2,000 (`make proof`: 20,000) cases."""
-    count = int((20_000 if full else 2_000) * share)
+    count = int((20_000 if full else 1_000) * share)
     limited: Any = settings(max_examples=count, deadline=None, suppress_health_check=quiet, database=None)
     drawn: Any = given(strategy)
     limited(drawn(check))()

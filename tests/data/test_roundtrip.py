@@ -115,7 +115,7 @@ fast = settings(
 
 @pytest.mark.parametrize("writer", sorted(WRITERS))
 def test_writing_and_reading_is_the_identity_and_writing_again_the_same_bytes(writer: str, full: bool) -> None:
-    @settings(fast, max_examples=2300 if full else 230)
+    @settings(fast, max_examples=2300 if full else 115)
     @given(st.lists(pairs(writer), min_size=1, max_size=3))
     def check(given_pairs: list[PreferencePair]) -> None:
         written = lines_of(writer, given_pairs)

@@ -184,7 +184,7 @@ class AtRest(Histories):
 
 @pytest.mark.parametrize("machine", [AtRest])
 def test_whatever_happens(machine: type[RuleBasedStateMachine], full: bool) -> None:
-    examples, steps = (2000, 50) if full else (200, 30)
+    examples, steps = (2000, 50) if full else (100, 30)
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -73,7 +73,7 @@ def test_killed_at_every_line_of_a_submission(place: str, tmp_path: Path, full: 
     lines = count_lines(lambda: submit(folder, prepared), modules)
     assert lines >= 100
     unknown = killed = 0
-    for last in range(1, lines + 1, 1 if full else 24):
+    for last in range(1, lines + 1, 1 if full else 36):
         folder, service, prepared = world(last)
 
         def die(folder: Path = folder, prepared: Prepared = prepared, last: int = last) -> None:
@@ -96,7 +96,7 @@ def test_killed_at_every_line_of_a_submission(place: str, tmp_path: Path, full: 
         assert home.run(prepared.run_id).state is State.QUEUED
         home.close()
         shutil.rmtree(folder)
-    assert killed >= lines // (1 if full else 24) - 1
+    assert killed >= lines // (1 if full else 36) - 1
     assert (unknown > 0) == (place == "memory/blind")
     print(f"\n{place}: killed at {killed} points, 0 duplicates, 0 lost, {unknown} times unknown and said so")  # noqa: T201
 
@@ -122,7 +122,7 @@ def test_killed_at_every_line_of_a_local_submission(
         Dispatch(Journal(folder)).submit(prepare(job, "local"))
 
     lines = count_lines(lambda: submit(tmp_path / "0"), modules)
-    points = range(1, lines + 1, 2 if full else 40)
+    points = range(1, lines + 1, 2 if full else 60)
     for last in points:
         folder = tmp_path / str(last)
 
@@ -161,7 +161,7 @@ def test_killed_at_every_line_between_two_stages(tmp_path: Path, full: bool) -> 
 
     service, prepared, at = world(tmp_path / "0")
     lines = count_lines(lambda: go_on(at, prepared), modules)
-    for last in range(1, lines + 1, 1 if full else 24):
+    for last in range(1, lines + 1, 1 if full else 36):
         folder = tmp_path / str(last)
         service, prepared, at = world(folder)
 

@@ -22,8 +22,11 @@ pytestmark = [
 ]
 
 
-def shortest(path: Path, count: int) -> anydpo.PreferenceDataset:
-    pairs = sorted(anydpo.load(path), key=lambda pair: len(pair.canonical()))
+def some(path: Path, count: int, full: bool) -> anydpo.PreferenceDataset:
+    """The first pairs of a file, or its shortest where time is short."""
+    pairs = list(anydpo.load(path))
+    if not full:
+        pairs.sort(key=lambda pair: len(pair.canonical()))
     return anydpo.load([pair.to_dict() for pair in pairs[:count]])
 
 
@@ -32,19 +35,18 @@ def test_lora_on_human_pairs(hh: Path, full: bool) -> None:
     from transformers import AutoTokenizer
 
     train, held_out, steps, batch = (64, 24, 16, 4) if full else (2, 2, 2, 1)
-    data, validation = hh / "harmless-base-train.jsonl.gz", hh / "harmless-base-test.jsonl.gz"
+    validation = some(hh / "harmless-base-test.jsonl.gz", held_out, full)
     job = anydpo.PreferenceJob(
         model="smollm2-135m",
-        data={"path": str(data), "max_pairs": train} if full else shortest(data, train),
-        validation={"path": str(validation), "max_pairs": held_out},
+        data=some(hh / "harmless-base-train.jsonl.gz", train, full),
+        validation=validation,
         adapter=anydpo.LoRA(r=16),
         batch_size=batch,
         max_steps=steps,
         learning_rate=1e-4,
     )
     result = anydpo.run(job).raise_for_state()
-    first = result.metrics.history[0]
-    assert first["train/loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert result.metrics.history[0]["train/loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert (result.data.train_pairs, result.data.validation_pairs, result.usage.steps) == (train, held_out, steps)
     accuracy, margin = result.metric("eval/rewards/accuracies"), result.metric("eval/rewards/margins")
     assert accuracy is not None
@@ -53,7 +55,7 @@ def test_lora_on_human_pairs(hh: Path, full: bool) -> None:
     assert result.model.tuned is not None
     model: Any = AutoPeftModelForCausalLM.from_pretrained(result.model.tuned)
     tokenizer = AutoTokenizer.from_pretrained(result.model.tuned)
-    pairs = anydpo.load(hh / "harmless-base-test.jsonl.gz").take(3)
+    pairs = validation.take(3)
     rows = [json.loads(line) for line in (Path(result.model.tuned).parent / "pairs.jsonl").read_text().splitlines()]
     for pair, row in zip(pairs, rows, strict=False):
         sides = {side: list(getattr(pair, side)) for side in ("prompt", "chosen", "rejected")}

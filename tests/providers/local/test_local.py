@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,10 +25,9 @@ from anydpo_local import machine
 from tests.trainer.helpers import small_model
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> anydpo.PreferenceJob:
+def small_job(folder: Path) -> anydpo.PreferenceJob:
     return anydpo.PreferenceJob(
-        model=str(small_model(tmp_path / "model")),
+        model=str(small_model(folder / "model")),
         data=anydpo.load(samples.pairs(40)),
         validation=anydpo.load(samples.pairs(8, held_out=True)),
         adapter="full",
@@ -36,6 +35,36 @@ def job(tmp_path: Path) -> anydpo.PreferenceJob:
         learning_rate=1e-3,
         name="support",
     )
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> anydpo.PreferenceJob:
+    return small_job(tmp_path)
+
+
+class Ended(NamedTuple):
+    job: anydpo.PreferenceJob
+    run: anydpo.Run
+    events: list[anydpo.Event]
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Train once for all tests that only look at what is left of a run."""
+    folder = tmp_path_factory.mktemp("ended")
+    job = small_job(folder).replace(save_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYDPO_HOME", str(folder / "home"))
+        run = anydpo.submit(job, "local")
+        return Ended(job, run, list(run.watch()), folder / "home")
+
+
+@pytest.fixture
+def ended(one_run: Ended, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """The run of the module, in the home that it lies in."""
+    monkeypatch.setenv("ANYDPO_HOME", str(one_run.home))
+    return one_run
 
 
 def long(job: anydpo.PreferenceJob) -> anydpo.PreferenceJob:
@@ -69,10 +98,9 @@ def trainer_of(folder: Path) -> int:
     raise AssertionError("nobody holds the lock")
 
 
-def test_a_run_from_job_to_result(job: anydpo.PreferenceJob) -> None:
-    run = anydpo.submit(job, "local")
+def test_a_run_from_job_to_result(ended: Ended) -> None:
+    job, run, events, _ = ended
     assert run.created
-    events = list(run.watch())
     states = [event.state for event in events if event.kind == "state"]
     assert states[-1] is State.SUCCEEDED
     steps = [event.step for event in events if event.kind == "metrics" and event.total_steps]
@@ -124,6 +152,7 @@ def test_the_same_job_again_is_the_same_run(job: anydpo.PreferenceJob) -> None:
     other.cancel()
     forced = anydpo.submit(job, "local", again=True)
     assert (forced.id, forced.created) == (first.id, True)
+    forced.cancel()
     assert len(forced.wait().attempts) == 2
     assert anydpo.Run(first.id[:6]).id == first.id
 
@@ -197,11 +226,10 @@ def test_pairs_that_the_trainer_leaves_out_are_in_the_result(job: anydpo.Prefere
     assert any("rows:4: too_long" in warning.message for warning in result.warnings)
 
 
-def test_fetch_brings_weights_that_load(job: anydpo.PreferenceJob, tmp_path: Path) -> None:
+def test_fetch_brings_weights_that_load(ended: Ended, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    run = anydpo.submit(job.replace(save_steps=2), "local")
-    run.wait().raise_for_state()
+    run = ended.run
     (artifact,) = run.fetch(tmp_path / "mine")
     assert artifact.path == str(tmp_path / "mine")
     model: Any = AutoModelForCausalLM
@@ -215,20 +243,20 @@ def test_fetch_brings_weights_that_load(job: anydpo.PreferenceJob, tmp_path: Pat
         run.fetch(tmp_path / "mine")
 
 
-def test_starting_from_an_earlier_run(job: anydpo.PreferenceJob, tmp_path: Path) -> None:
-    first = anydpo.submit(job.replace(save_steps=2), "local")
-    first.wait().raise_for_state()
-    for start in (first.id, f"{first.id}@4", str(folder_of(first) / "model")):
-        result = anydpo.run(job.replace(start_from=start, seed=3)).raise_for_state()
-        assert result.metrics.history[0]["train/rewards/margins"] == 0
+def test_starting_from_an_earlier_run(ended: Ended) -> None:
+    job, first = ended.job, ended.run
+    model = str(folder_of(first) / "model")
+    for start in (first.id, model):
+        (request,) = anydpo.check(job.replace(start_from=start), "local").requests
+        assert request.body["start_from"] == model
+    result = anydpo.run(job.replace(start_from=f"{first.id}@4", seed=3)).raise_for_state()
+    assert result.metrics.history[0]["train/rewards/margins"] == 0  # to where it starts, which is its reference
     plan = anydpo.check(job.replace(start_from="nonsense"), "local")
     assert [problem.field for problem in plan.problems] == ["start_from"]
 
 
-def test_samples_stand_side_by_side(job: anydpo.PreferenceJob) -> None:
-    run = anydpo.submit(job, "local")
-    run.wait().raise_for_state()
-    (sample,) = run.sample(["Is it open?"], max_tokens=5)
+def test_samples_stand_side_by_side(ended: Ended) -> None:
+    (sample,) = ended.run.sample(["Is it open?"], max_tokens=5)
     assert sample.prompt == "Is it open?"
     assert sample.base is not None
     assert sample.tuned is not None
@@ -289,23 +317,20 @@ def test_a_model_that_cannot_fit_is_refused_with_numbers(
     assert any("runs on the GPU (80 GB free)" in warning for warning in plan.warnings)
 
 
-def test_the_plan_says_what_the_trainer_is_told(job: anydpo.PreferenceJob) -> None:
-    plan = anydpo.check(job, "local")
+def test_the_plan_says_what_the_trainer_is_told(ended: Ended) -> None:
+    plan = anydpo.check(ended.job, "local")
     (request,) = plan.requests
-    run = anydpo.submit(job, "local")
-    sent = json.loads((folder_of(run) / "config.json").read_text())
-    run.wait()
+    sent = json.loads((folder_of(ended.run) / "config.json").read_text())
     filled = {**request.body, "train_data": sent["train_data"], "validation_data": sent["validation_data"]}
     assert sent == {**filled, "cache_dir": str(home() / "cache")}
     assert request.body["train_data"] == "${train_file}"
     assert "chat_template" in plan.effective
 
 
-def test_polling_is_bounded_and_repeats(job: anydpo.PreferenceJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polling_is_bounded_and_repeats(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     from anydpo.provider import JobRef
 
-    run = anydpo.submit(job, "local")
-    result = run.wait().raise_for_state()
+    result = ended.run.result()
     monkeypatch.setattr("anydpo_local.provider.MOST_EVENTS", 2)
     local, ref = provider("local"), JobRef(id=result.provider_job_id or "", place="local")
     cursor, seen = "", []
