@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constr
 # Only what the standard library and the language had then is asked here; types of torch are checked with the rest
 ALONE := --follow-imports skip --allow-subclassing-any --allow-untyped-decorators --no-warn-unused-ignores \
 	--no-warn-return-any
-CHECKS := lint mypy mypy310 pyright pyright310
+CHECKS := pyright mypy lint mypy310 pyright310  # the longest first
 
 .PHONY: demo test proof types docs bench clean $(CHECKS)
 

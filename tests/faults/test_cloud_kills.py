@@ -130,7 +130,7 @@ def test_killed_while_a_cloud_is_asked(case: Case, box: Sandbox, tmp_path: Path,
         forget_assets(box)
         assert in_child(partial(submit, case, tmp_path / f"h{seed}", seed, lambda _: None, count)) == 0
     lines = int(count.read_text())
-    points = range(1, lines + 1, max(1, lines // (60 if full else 4)))
+    points = range(1, lines + 1, max(1, lines // (60 if full else 3)))
     killed = 0
     for seed, last in enumerate(points, 1):
         before, home = jobs(box), tmp_path / f"h{seed}"

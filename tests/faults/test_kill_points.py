@@ -205,7 +205,7 @@ def test_killed_at_every_line_of_a_fallback(scene: str, tmp_path: Path, full: bo
 
     places, chain = world(tmp_path / "0")
     lines = count_lines(lambda: carry_out(tmp_path / "0", places, chain), modules)
-    every = lines // (500 if full else 10)
+    every = lines // (500 if full else 7)
     killed = 0
     for last in range(1, lines + 1, every):
         folder = tmp_path / str(last)

@@ -67,7 +67,7 @@ def test_killed_at_random_moments_and_resumed(job: dict[str, Any], tmp_path: Pat
     wanted = metrics(unbroken)
     assert metrics(tmp_path / "again") == wanted  # nothing but the kills may differ
     draw, kills, rounds = random.Random(3), 0, 0
-    while kills < (30 if full else 6):
+    while kills < (30 if full else 4):
         rounds += 1
         assert rounds < 60, "the runs end before they can be killed"
         out, ended = tmp_path / f"broken{rounds}", False
