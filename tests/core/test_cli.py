@@ -92,15 +92,10 @@ def test_a_day_at_the_command_line(anydpo: Run, job: Path, tmp_path: Path) -> No
     code, out, _ = anydpo("run", job)
     assert code == 0
     assert out.split()[1] == run
+    documents_of_a_run(anydpo, job)
 
 
-def test_json_is_one_document_and_talk_goes_to_stderr(anydpo: Run, job: Path) -> None:
-    found = document(anydpo("lint", "prefs.jsonl", "--json"))
-    assert (found["format"], found["rows"], found["pairs"]) == ("trl_standard_explicit", 40, 40)
-    found = document(anydpo("check", job, "--json", "-o", "plan.json"))
-    assert found.keys() >= {*("ok", "place", "route_reason", "problems", "warnings", "ignored", "requests", "quote")}
-    assert found["requests"][0].keys() == {"method", "url", "body"}
-    assert json.loads(Path("plan.json").read_text()) == found
+def documents_of_a_run(anydpo: Run, job: Path) -> None:
     found = document(anydpo("run", job, "--json"))
     jsonschema.validate(found, RESULT)
     assert found["state"] == "succeeded"
@@ -114,6 +109,15 @@ def test_json_is_one_document_and_talk_goes_to_stderr(anydpo: Run, job: Path) ->
     sampled = document(anydpo("sample", found["run"], "--prompt", "Hi", "--max-tokens", "3", "--json"))
     jsonschema.validate(sampled, SAMPLED)
     assert sampled["runs"][0]["samples"][0].keys() == {"prompt", "base", "tuned"}
+
+
+def test_json_is_one_document_and_talk_goes_to_stderr(anydpo: Run, job: Path) -> None:
+    found = document(anydpo("lint", "prefs.jsonl", "--json"))
+    assert (found["format"], found["rows"], found["pairs"]) == ("trl_standard_explicit", 40, 40)
+    found = document(anydpo("check", job, "--json", "-o", "plan.json"))
+    assert found.keys() >= {*("ok", "place", "route_reason", "problems", "warnings", "ignored", "requests", "quote")}
+    assert found["requests"][0].keys() == {"method", "url", "body"}
+    assert json.loads(Path("plan.json").read_text()) == found
     places = document(anydpo("providers", "--json"))["providers"]
     assert "local" in places
     assert "orpo" in places["local"]["losses"]

@@ -58,6 +58,15 @@ def test_the_search_would_find_them() -> None:
         assert found_in(said, NAMES)
 
 
+def text_of(path: Path) -> bytes:
+    """A file; of weights their header, which is all that is no number."""
+    with path.open("rb") as file:
+        if path.suffix != ".safetensors":
+            return file.read()
+        length = file.read(8)
+        return length + file.read(int.from_bytes(length, "little"))
+
+
 def test_no_canary_is_found_anywhere(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     shell.environment.update({name: canary(name) for name in NAMES})
@@ -86,7 +95,7 @@ def test_no_canary_is_found_anywhere(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*"):
         if path.is_file():
             looked += 1
-            said += path.read_bytes()
+            said += text_of(path)
     assert looked > 10
     assert found_in(said, NAMES) == []
 
@@ -131,7 +140,7 @@ def test_no_canary_of_a_cloud_is_found_anywhere(
         told = json.dumps(box.requests())
     captured = capfd.readouterr()
     told += captured.out + captured.err + "".join(repr(record.__dict__) for record in caplog.records)
-    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    kept = [text_of(path) for path in tmp_path.rglob("*") if path.is_file()]
     assert len(kept) > 5
     assert found_in(b"".join([told.encode(), *kept]), NAMES) == []
 

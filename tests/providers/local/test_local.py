@@ -125,7 +125,7 @@ def test_a_run_from_job_to_result(ended: Ended) -> None:
 
 def test_a_run_of_two_processes_is_killed_and_resumed(job: anydpo.PreferenceJob) -> None:
     """`options.local.processes` starts torchrun; when one process goes, the run can go on."""
-    job = job.replace(epochs=6, save_steps=1)
+    job = job.replace(epochs=4, save_steps=1)
     two = job.replace(options={"local": {"processes": 2, "sharding": "full"}})
     plan = anydpo.check(two, "local")
     assert "torch.distributed.run --standalone --nproc-per-node=2" in plan.requests[0].url
