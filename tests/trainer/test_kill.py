@@ -113,6 +113,9 @@ def test_a_stop_file_cancels(job: dict[str, Any], tmp_path: Path) -> None:
     (out / "stop").touch()
     assert finish(job, out) == 130
     assert json.loads((out / "result.json").read_text())["state"] == "cancelled"
+    said = out.with_suffix(".log").read_text()
+    assert "stopped: cancelled" in said
+    assert "to train" not in said  # nothing is read for a run that nobody wants any more
 
 
 def test_two_trainers_never_share_a_folder(

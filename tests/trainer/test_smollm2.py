@@ -57,7 +57,8 @@ def test_lora_on_human_pairs(hh: Path, full: bool) -> None:
     tokenizer = AutoTokenizer.from_pretrained(result.model.tuned)
     pairs = validation.take(3)
     rows = [json.loads(line) for line in (Path(result.model.tuned).parent / "pairs.jsonl").read_text().splitlines()]
-    for pair, row in zip(pairs, rows, strict=False):
+    assert len(rows) == held_out
+    for pair, row in zip(pairs, rows, strict=False):  # of many the first three
         sides = {side: list(getattr(pair, side)) for side in ("prompt", "chosen", "rejected")}
         policy = plain_logps(model, tokenizer, sides)
         for side in ("chosen", "rejected"):
